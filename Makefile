@@ -1,0 +1,38 @@
+# make demo    install into .venv and run the main job: data hyper-cleaning on digits
+# make test    install into .venv and run the tests          make check   lint, format, types
+# make slow    the longer tests, before a release
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test check slow clean
+
+.venv/base:
+	$(PYTHON) -m venv .venv
+	$(INSTALL) torch
+	touch $@
+
+.venv/zoo: .venv/base pyproject.toml setup.cfg constraints.txt
+	$(INSTALL) --editable '.[zoo]'
+	touch $@
+
+.venv/dev: .venv/base pyproject.toml setup.cfg constraints.txt
+	$(INSTALL) --editable '.[dev]'
+	touch $@
+
+demo: .venv/zoo
+	$(BIN)/bilevel run hyper-cleaning --out runs/hyper-cleaning
+
+test: .venv/dev
+	$(BIN)/python -m pytest -n 2
+
+slow: .venv/dev
+	$(BIN)/python -m pytest -n 2 -m slow
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+clean:
+	rm -rf .venv build dist *.egg-info

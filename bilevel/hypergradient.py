@@ -1,0 +1,110 @@
+"""Implicit differentiation: grad Phi(x) = f_x - g_xy v with g_yy v = f_y at y = argmin g(x, .).
+
+Nothing is returned without its residuals: an unsolved lower level, a singular or an indefinite lower Hessian give a status.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from constrained.core.solver import Point, Status
+from constrained.core.vec import Tree, Vec
+from constrained.descent import LBFGS, Minimum, minimise
+from constrained.linear import CG, LinearSolution, Minres, Reason
+
+from .oracle import BilevelOracle, LevelAt
+
+if TYPE_CHECKING:
+    from .problem import BilevelProblem
+
+
+@dataclass(frozen=True)
+class Hypergradient:
+    """`value`, structured like x; `linear_residual` = |f_y - g_yy v| / |f_y|; `lower_residual` = |g_y|; `status`.
+
+    CONVERGED: both residuals are within the tolerance. LOWER_UNSOLVED: y is not a minimiser to the tolerance, or g_yy has
+    negative curvature there. SINGULAR: f_y is not in the range of g_yy, so no hypergradient exists; `value` is then the
+    least-norm least-squares one. PRECISION: round-off stopped the linear solve. NONFINITE: a derivative is NaN or infinite.
+    """
+
+    value: Tree
+    linear_residual: float
+    lower_residual: float
+    status: Status
+    message: str
+
+
+def solve_lower(oracle: BilevelOracle, x: Vec, y: Vec, tol: float, *, max_steps: int = 10_000) -> Minimum:
+    """argmin over Y of g(x, .), from y: L-BFGS on the whole space, SPG on a set."""
+
+    def lower(w: Vec) -> tuple[float, Vec]:
+        value, (gy,) = oracle.g.gradient((x, w), wrt=(1,))
+        return float(value), gy
+
+    return minimise(LBFGS(), lower, y, tol=tol, X=oracle.Y, max_steps=max_steps)
+
+
+def adjoint(lower: LevelAt, f_y: Vec, tol: float) -> LinearSolution:
+    """v with g_yy v = f_y to |f_y - g_yy v| <= tol: CG, then MINRES where CG meets a singular or indefinite matrix."""
+    cg = CG()
+    found = cg.solve(cg.init(lower.yy), f_y, tol=tol)
+    if found.reason in (Reason.SOLVED, Reason.NONFINITE, Reason.NEGATIVE_CURVATURE):
+        return found
+    minres = Minres()
+    other = minres.solve(minres.init(lower.yy), f_y, tol=tol)
+    return other if other.reason is Reason.LEAST_SQUARES or other.residual < found.residual else found
+
+
+def hypergradient(problem: BilevelProblem, x: Tree, y: Tree | None = None, *, tol: float = 1e-10) -> Hypergradient:
+    """grad Phi(x) = f_x - g_xy v, g_yy v = f_y, at y, with its residuals and a status.
+
+    x, y structured like the problem's variables; y=None solves the lower level first, from the problem's y. tol: absolute for
+    |g_y|, relative to |f_y| for the linear system; values under 100 eps of the dtype are raised to it. For deterministic
+    problems without constraints on y. Raises Unsuitable for the others, ProblemError for a start that does not fit.
+
+    >>> import torch, bilevel
+    >>> one = torch.ones(2, dtype=torch.float64)
+    >>> problem = bilevel.BilevelProblem(upper=lambda x, y: (y**2).sum(), lower=lambda x, y: ((y - 3 * x) ** 2).sum(), x=one, y=one)
+    >>> bilevel.hypergradient(problem, one).value
+    tensor([18., 18.], dtype=torch.float64)
+
+    Source: implicit function theorem; Pedregosa 2016, arXiv 1602.02355, eq. (3).
+    """
+    problem.require_smooth_lower("hypergradient")
+    oracle = problem.oracle()
+    start = problem.begin(oracle, Point(x, problem.y if y is None else y))
+    xs, ys = start.x, start.y
+    floor = 100 * torch.finfo(ys.dtype).eps
+    tol = max(tol, floor)
+    reasons = []
+    if y is None:
+        ys = problem.closed_form(start.x) or solve_lower(oracle, xs, ys, tol).x
+    upper_x, upper_y = oracle.f.grad(xs, ys)
+    lower = oracle.g.at(xs, ys)
+    lower_residual, scale = float(lower.y.norm()), float(upper_y.norm())
+    found = adjoint(lower, upper_y, tol * scale)
+    value = upper_x - lower.xy(found.x)
+    linear_residual = found.residual / scale if scale > 0 else 0.0
+    curvature = float(lower.yy(ys).norm())  # |g_yy y|: the scale at which g_y can be told from zero
+    status = Status.CONVERGED
+    if not (bool(value.finite()) and math.isfinite(lower_residual)):
+        status = Status.NONFINITE
+    elif lower_residual > max(tol, floor * curvature):
+        status = Status.LOWER_UNSOLVED
+        reasons.append(f"|g_y| = {lower_residual:.1e}, wanted {tol:.1e}")
+    elif found.reason is Reason.NEGATIVE_CURVATURE:
+        status = Status.LOWER_UNSOLVED
+        reasons.append("g_yy has negative curvature at y, which is therefore no minimiser")
+    elif found.reason is Reason.LEAST_SQUARES:
+        status = Status.SINGULAR
+        reasons.append(f"the part of f_y outside the range of g_yy is {linear_residual:.1e} of it")
+    elif linear_residual > 10 * tol:
+        status = Status.PRECISION
+        reasons.append(f"linear residual {linear_residual:.1e}, wanted {tol:.1e}")
+    sentence = "The hypergradient is within the tolerance." if status is Status.CONVERGED else status.value
+    message = " ".join([sentence, *[f"({reason})" for reason in reasons]])
+    return Hypergradient(value.tree(), linear_residual, lower_residual, status, message)

@@ -1,0 +1,105 @@
+"""A bilevel problem as its solvers see it: f and g of (x, y) with their partial derivatives, the sets, the draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from constrained.core.autodiff import Calls, Constraint, Draw, Function, Linearization, Objective, gradient
+from constrained.core.solver import Oracle
+from constrained.core.vec import Vec
+from constrained.sets import ConvexSet
+
+UPPER_STREAM, LOWER_STREAM = 0, 1
+
+
+class Level(Objective):
+    """f or g: a scalar function of (x, y) and a batch, with the names of the papers for its derivatives."""
+
+    def value_at(self, x: Vec, y: Vec, draw: Draw | None = None) -> Tensor:
+        return self.value((x, y), draw)
+
+    def grad(self, x: Vec, y: Vec, draw: Draw | None = None) -> tuple[Vec, Vec]:
+        """(d/dx, d/dy) by one backward."""
+        _, (gx, gy) = self.gradient((x, y), draw, (0, 1))
+        return gx, gy
+
+    def grad_x(self, x: Vec, y: Vec, draw: Draw | None = None) -> Vec:
+        return self.gradient((x, y), draw, (0,))[1][0]
+
+    def grad_y(self, x: Vec, y: Vec, draw: Draw | None = None) -> Vec:
+        return self.gradient((x, y), draw, (1,))[1][0]
+
+    def at(self, x: Vec, y: Vec, draw: Draw | None = None) -> LevelAt:
+        """Both gradients at (x, y), and products with g_yy and g_xy there."""
+        return LevelAt(self.linearize((x, y), draw))
+
+
+class LevelAt:
+    """Derivatives at one point from one kept graph: `x`, `y` the gradients, `yy(v)` = g_yy v, `xy(v)` = g_xy v in the space of x."""
+
+    def __init__(self, linear: Linearization):
+        self._linear = linear
+        self.value = linear.value
+        self.x, self.y = linear.grads
+
+    def yy(self, v: Vec) -> Vec:
+        return self._linear.product(v, 1, 1)
+
+    def xy(self, v: Vec) -> Vec:
+        return self._linear.product(v, 0, 1)
+
+
+class BilevelOracle(Oracle):
+    """f, g, the constraints and sets of a problem, with one tally for all of them."""
+
+    def __init__(
+        self,
+        upper: Callable[..., Any],
+        lower: Callable[..., Any],
+        constraints: dict[str, Callable[..., Any]],
+        samplers: tuple[Any, Any],
+        variables: dict[str, Vec],
+        X: ConvexSet,
+        Y: ConvexSet,
+        seed: int,
+    ):
+        self.calls = Calls()
+        self.variables = variables
+        self.X, self.Y = X, Y
+        self.f = Level("upper", upper, self.calls, sampler=samplers[0], seed=seed, stream=UPPER_STREAM)
+        self.g = Level("lower", lower, self.calls, sampler=samplers[1], seed=seed, stream=LOWER_STREAM)
+        self.constraints = {name: Constraint(name, call, self.calls) for name, call in constraints.items()}
+
+    def penalised(self, sigma: float, x: Vec, y: Vec, xi: Draw | None = None, zeta: Draw | None = None, *, wrt: tuple[int, ...] = (1,)):
+        """Values (f, g) at (x, y) and the gradients of sigma f + g in `wrt` (0: x, 1: y): one backward, two gradients counted."""
+        return gradient([(sigma, self.f, xi), (1.0, self.g, zeta)], (x, y), wrt)
+
+
+class _Bundle(torch.nn.Module):
+    """Lets `functional_call` swap the parameters of the user's modules while the user's function runs."""
+
+    def __init__(self, x: torch.nn.Module | None, y: torch.nn.Module | None):
+        super().__init__()
+        self.x, self.y = x, y
+
+    def forward(self, function: Callable[..., Any], x: Any, y: Any, batch: tuple[Any, ...]) -> Any:
+        return function(x if self.x is None else self.x, y if self.y is None else self.y, *batch)
+
+
+def calling(function: Callable[..., Any], x: torch.nn.Module | None, y: torch.nn.Module | None) -> Callable[..., Any]:
+    """The user's function of modules as a function of their parameter dicts."""
+    if x is None and y is None:
+        return function
+    own = function if isinstance(function, Function) else Function(function)
+    bundle = _Bundle(x, y)
+
+    def value(x_tree: Any, y_tree: Any, *batch: Any) -> Any:
+        swap = {f"x.{k}": v for k, v in x_tree.items()} if x is not None else {}
+        swap |= {f"y.{k}": v for k, v in y_tree.items()} if y is not None else {}
+        return torch.func.functional_call(bundle, swap, (own.value, x_tree, y_tree, batch))
+
+    return Function(value, own.gradient, own.hvp, own.jacobian, own.vjp, own.jvp, own.torch)

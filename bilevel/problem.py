@@ -1,0 +1,224 @@
+"""BilevelProblem: what a user writes down."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from constrained.core.autodiff import Function
+from constrained.core.data import NoData, Sampler
+from constrained.core.errors import NonFiniteStart, OptionError, ProblemError, Unsuitable
+from constrained.core.solver import Feature, Point, Problem
+from constrained.core.vec import Tree, Vec
+from constrained.sets import ConvexSet, Everywhere
+
+from . import derivatives, residuals
+from .oracle import BilevelOracle, calling
+
+CONSTRAINTS = ("lower_equality", "lower_inequality", "upper_equality", "upper_inequality")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BilevelProblem(Problem):
+    """min over x in X of f(x, y), where y minimises g(x, .) over Y: among several lower solutions the best for f.
+
+    upper, lower: f(x, y) and g(x, y), scalar tensors; with `upper_data` / `lower_data` they get the batch as third argument.
+    x, y: the variables at the start: a tensor, a tree of tensors, or an nn.Module (the functions then receive the module
+    itself, its trainable parameters replaced). X, Y: convex sets. lower_equality, ... : functions of (x, y), zero or <= 0,
+    scalar or 1-D, deterministic. lower_solution: x -> argmin g(x, .), where there is a formula; it is used to certify.
+    `Function(...)` in place of any callable brings derivatives of its own.
+
+    Raises ProblemError for what is not callable, variables that hold no floating-point tensors or differ in dtype or device,
+    sets that do not fit, BatchNorm in train mode.
+
+    >>> import torch, bilevel
+    >>> a = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    >>> problem = BilevelProblem(
+    ...     upper=lambda x, y: ((y - a) ** 2).sum() + 0.1 * (x**2).sum(),
+    ...     lower=lambda x, y: ((y - x) ** 2).sum() + 0.5 * (y**2).sum(),
+    ...     x=torch.zeros(2, dtype=torch.float64), y=torch.zeros(2, dtype=torch.float64))
+    >>> result = bilevel.solve(problem)
+    >>> result.status.name, result.x.round(decimals=4)
+    ('CONVERGED', tensor([1.2245, 2.4490], dtype=torch.float64))
+    """
+
+    upper: Callable[..., Any]
+    lower: Callable[..., Any]
+    x: Any
+    y: Any
+    X: ConvexSet = field(default_factory=Everywhere)
+    Y: ConvexSet = field(default_factory=Everywhere)
+    lower_equality: Callable[..., Any] | None = None
+    lower_inequality: Callable[..., Any] | None = None
+    upper_equality: Callable[..., Any] | None = None
+    upper_inequality: Callable[..., Any] | None = None
+    upper_data: Sampler = field(default_factory=NoData)
+    lower_data: Sampler = field(default_factory=NoData)
+    lower_solution: Callable[[Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("upper", "lower", *CONSTRAINTS, "lower_solution"):
+            value = getattr(self, name)
+            if not callable(value) and (name in ("upper", "lower") or value is not None):
+                raise ProblemError(f"{name}: expected a function, got {type(value).__name__}")
+        for name in ("X", "Y"):
+            if not isinstance(getattr(self, name), ConvexSet):
+                raise ProblemError(f"{name}: expected a set such as Box(0, 1), got {type(getattr(self, name)).__name__}")
+        for name in ("upper_data", "lower_data"):
+            if not isinstance(getattr(self, name), Sampler):
+                raise ProblemError(f"{name}: expected a sampler such as MiniBatches(...), got {type(getattr(self, name)).__name__}")
+        variables = self._variables()
+        seen = {(leaf.dtype, leaf.device) for vec in variables.values() for leaf in vec.leaves}
+        if len(seen) != 1:
+            listed = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in seen))
+            raise ProblemError(f"x, y: expected one dtype and device for all variables, got {listed}")
+        self.X.check(variables["x"], "X")
+        self.Y.check(variables["y"], "Y")
+
+    # -- what it is -----------------------------------------------------------------------------------------------------
+    @property
+    def features(self) -> Feature:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What a solver must handle."""
+        has = {
+            Feature.LOWER: True,
+            Feature.SAMPLES: self.upper_data.stochastic or self.lower_data.stochastic,
+            Feature.NO_HVP: any(isinstance(f, Function) and not f.torch and f.hvp is None for f in (self.upper, self.lower)),
+            Feature.X_SET: not self.X.whole,
+            Feature.Y_SET: not self.Y.whole,
+            Feature.LOWER_EQUALITY: self.lower_equality is not None,
+            Feature.LOWER_INEQUALITY: self.lower_inequality is not None,
+            Feature.UPPER_EQUALITY: self.upper_equality is not None,
+            Feature.UPPER_INEQUALITY: self.upper_inequality is not None,
+        }
+        return Feature(sum(feature.value for feature, there in has.items() if there))
+
+    def signature(self) -> dict[str, Any]:
+        leaves = {
+            name: [[path, list(leaf.shape), str(leaf.dtype), leaf.device.type] for path, leaf in zip(vec.paths(), vec.leaves)]
+            for name, vec in self._variables().items()
+        }
+        data = {"upper_data": repr(self.upper_data), "lower_data": repr(self.lower_data)}
+        return {"kind": "BilevelProblem", **leaves, "features": self.features.words(), **data}
+
+    def full_batch(self) -> BilevelProblem:
+        """The same problem with each sampler replaced by one batch of all its data: deterministic."""
+        changed = {f: getattr(self, f) for f in self.__dataclass_fields__}
+        for name in ("upper_data", "lower_data"):
+            whole = getattr(self, name).full()
+            if whole is None:
+                raise ProblemError(f"{name}: {getattr(self, name)!r} has no full batch")
+            changed[name] = whole
+        return BilevelProblem(**changed)
+
+    # -- what solvers get -----------------------------------------------------------------------------------------------
+    def oracle(self, seed: int = 0) -> BilevelOracle:
+        modules = [value if isinstance(value, torch.nn.Module) else None for value in (self.x, self.y)]
+        upper, lower = calling(self.upper, *modules), calling(self.lower, *modules)
+        constraints = {name: calling(getattr(self, name), *modules) for name in CONSTRAINTS if getattr(self, name) is not None}
+        return BilevelOracle(upper, lower, constraints, (self.upper_data, self.lower_data), self._variables(), self.X, self.Y, seed)
+
+    def begin(self, oracle: BilevelOracle, start: Point | None) -> Point:
+        """The start as Vecs, projected on X and Y. Raises ProblemError; NonFiniteStart names the function that is not finite."""
+        x, y = (self._start(name, value, oracle.variables[name]) for name, value in (("x", start and start.x), ("y", start and start.y)))
+        x, y = self.X.project(x), self.Y.project(y)
+        for level in (oracle.f, oracle.g):
+            derivatives.look(level, x, y)
+        for constraint in oracle.constraints.values():
+            if not bool(constraint.value((x, y)).isfinite().all()):
+                raise NonFiniteStart(f"{constraint.name}: NaN or infinite at the start")
+        return Point(x, y, start.multipliers if start else None)
+
+    def finish(self, point: Point) -> Point:
+        return Point(point.x.tree(), point.y.tree(), point.multipliers)
+
+    # -- truth ----------------------------------------------------------------------------------------------------------
+    def objective(self, point: Point) -> float:
+        oracle, x, y = self._read(point)
+        return float(oracle.f.value((x, y)))
+
+    def residuals(self, point: Point) -> dict[str, float]:
+        """`bilevel.residuals` at a point. With mini-batches: on all of the data."""
+        oracle, x, y = self._read(point)
+        return residuals.residuals(oracle, x, y, self.features)
+
+    def certify(self, point: Point) -> dict[str, float]:
+        """`residuals`, and `lower_gap` against re-solves of the lower level from several starts."""
+        oracle, x, y = self._read(point)
+        starts = [oracle.variables["y"]]
+        known = self.closed_form(x)
+        starts += [] if known is None else [known]
+        return {**residuals.residuals(oracle, x, y, self.features), "lower_gap": residuals.lower_gap(oracle, x, y, starts)}
+
+    def check(self, start: Point | None = None) -> derivatives.Report:
+        """Compare every derivative with finite differences at the start, or at a given point. See `derivatives.Report`."""
+        oracle, x, y = self._read(start or Point(None, None))
+        return derivatives.check(oracle, x, y)
+
+    def module(self, point: Point) -> torch.nn.Module:
+        """A copy of the module given as y (else as x) with the point's values as its parameters."""
+        for value, tree in ((self.y, point.y), (self.x, point.x)):
+            if isinstance(value, torch.nn.Module):
+                twin = copy.deepcopy(value)
+                with torch.no_grad():
+                    for name, parameter in twin.named_parameters():
+                        if name in tree:  # pyright: ignore[reportOperatorIssue]
+                            parameter.copy_(tree[name])  # pyright: ignore[reportOptionalSubscript]
+                return twin
+        raise OptionError("module(): neither x nor y of this problem is an nn.Module")
+
+    # -- helpers --------------------------------------------------------------------------------------------------------
+    def closed_form(self, x: Vec) -> Vec | None:
+        """`lower_solution(x)`, where the problem has one."""
+        if self.lower_solution is None:
+            return None
+        y = self._variables()["y"]
+        return self._start("y", self.lower_solution(x.tree()), y)
+
+    def require_smooth_lower(self, who: str) -> None:
+        """Raise Unsuitable unless the lower level is deterministic and unconstrained."""
+        bad = self.features & ~(Feature.LOWER | Feature.X_SET | Feature.UPPER_EQUALITY | Feature.UPPER_INEQUALITY)
+        if bad:
+            raise Unsuitable(f"{who}: does not handle {bad.words()}")
+
+    def _read(self, point: Point) -> tuple[BilevelOracle, Vec, Vec]:
+        """An oracle on all of the data, and the point as Vecs."""
+        whole = self.full_batch() if Feature.SAMPLES in self.features else self
+        oracle = whole.oracle()
+        return oracle, *(self._start(n, v, oracle.variables[n]) for n, v in (("x", point.x), ("y", point.y)))
+
+    def _variables(self) -> dict[str, Vec]:
+        return {"x": _variable(self.x, "x"), "y": _variable(self.y, "y")}
+
+    def _start(self, name: str, value: Tree, like: Vec) -> Vec:
+        if value is None:
+            return like
+        vec = Vec.of(value if not isinstance(value, torch.nn.Module) else _parameters(value), name)
+        got = [(tuple(t.shape), t.dtype, t.device) for t in vec.leaves]
+        want = [(tuple(t.shape), t.dtype, t.device) for t in like.leaves]
+        if got != want or vec.spec != like.spec:
+            raise ProblemError(f"{name}: expected {_describe(like)}, got {_describe(vec)}")
+        if not bool(vec.finite()):
+            raise NonFiniteStart(f"{name}: NaN or infinite at the start")
+        return vec
+
+
+def _variable(value: Any, name: str) -> Vec:
+    if not isinstance(value, torch.nn.Module):
+        return Vec.of(value, name)
+    for path, part in value.named_modules():
+        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm) and part.training and part.track_running_stats:
+            raise ProblemError(f"{name}: {path or 'it'} is BatchNorm in train mode, whose output depends on earlier calls: use .eval() or GroupNorm")
+    return Vec.of(_parameters(value), name)
+
+
+def _parameters(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _describe(vec: Vec) -> str:
+    parts: Sequence[str] = [f"{path}{list(leaf.shape)} {leaf.dtype} {leaf.device}" for path, leaf in zip(vec.paths(), vec.leaves)]
+    return "; ".join(parts) if len(parts) <= 4 else "; ".join(parts[:4]) + "; ..."

@@ -1,0 +1,91 @@
+"""How good a point is, from the problem alone. Nothing here knows which solver made it.
+
+    lower        |y - P_Y(y - g_y)|
+    upper        |x - P_X(x - grad Phi)|, grad Phi = f_x - g_xy v with v the least-norm solution of g_yy v = f_y
+    optimism     |f_y - g_yy v|, only where g_yy is singular and the system inconsistent: among several lower solutions, how
+                 far y is, to first order, from the one that f prefers
+    constraints  the largest violation of the constraints and of X and Y
+    lower_gap    g(x, y) minus the lowest value found from several starts (certify only)
+
+Absolute 2-norms, unscaled. Where second derivatives are missing, y has more than 1e5 entries or lives in a set, grad Phi is
+estimated by the penalty method and the key is `upper_estimate`. On mini-batch data every key ends in `_estimate` unless the
+whole data set serves as the evaluation batch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from constrained.core.solver import Feature
+from constrained.core.vec import Vec
+from constrained.descent import LBFGS, minimise, residual
+from constrained.linear import Reason
+
+from .hypergradient import adjoint, solve_lower
+from .oracle import BilevelOracle
+
+UNKNOWNS = 100_000
+RESTARTS = 3
+
+
+def residuals(oracle: BilevelOracle, x: Vec, y: Vec, features: Feature) -> dict[str, float]:
+    """lower, upper (or upper_estimate), optimism, constraints at (x, y)."""
+    found = {}
+    if y.size <= UNKNOWNS and oracle.Y.whole and oracle.g.second_order:
+        f_x, f_y = oracle.f.grad(x, y)
+        lower = oracle.g.at(x, y)
+        found["lower"] = residual(oracle.Y, y, lower.y)
+        v = adjoint(lower, f_y, 1e4 * torch.finfo(y.dtype).eps * float(f_y.norm()))
+        found["upper"] = residual(oracle.X, x, f_x - lower.xy(v.x))
+        if v.reason is not Reason.SOLVED and v.residual > 1e-3 * float(f_y.norm()):
+            found["optimism"] = v.residual
+        elif v.reason is Reason.LEAST_SQUARES:
+            found["optimism"] = v.residual
+    else:
+        found["lower"] = residual(oracle.Y, y, oracle.g.grad_y(x, y))
+        found["upper_estimate"] = residual(oracle.X, x, penalised_estimate(oracle, x, y))
+    worst = violation(oracle, x, y)
+    if worst is not None:
+        found["constraints"] = worst
+    return found
+
+
+def violation(oracle: BilevelOracle, x: Vec, y: Vec) -> float | None:
+    """The largest violation of any constraint or set; None where there is none."""
+    parts = []
+    for name, constraint in oracle.constraints.items():
+        value = constraint.value((x, y))
+        parts.append(float((value.abs() if name.endswith("_equality") else value).max().clamp(min=0)) if value.numel() else 0.0)
+    parts += [float(s.distance(v)) for s, v in ((oracle.X, x), (oracle.Y, y)) if not s.whole]
+    return max(parts) if parts else None
+
+
+def penalised_estimate(oracle: BilevelOracle, x: Vec, y: Vec) -> Vec:
+    """grad psi extrapolated to sigma = 0 from two small penalties (2309.01753, and Richardson): no second derivatives."""
+    sigma = torch.finfo(y.dtype).eps ** 0.2
+    tol = 1e-5 * sigma
+    z = solve_lower(oracle, x, y, tol).x
+    _, (g_x,) = oracle.g.gradient((x, z), wrt=(0,))
+
+    def at(s: float) -> Vec:
+        def penalised(w: Vec) -> tuple[float, Vec]:
+            (f, g), (grad,) = oracle.penalised(s, x, w)
+            return s * float(f) + float(g), grad
+
+        w = minimise(LBFGS(), penalised, z, tol=tol, X=oracle.Y).x
+        _, (h_x,) = oracle.penalised(s, x, w, wrt=(0,))
+        return (h_x - g_x) / s
+
+    return at(sigma / 2) * 2 - at(sigma)
+
+
+def lower_gap(oracle: BilevelOracle, x: Vec, y: Vec, starts: list[Vec]) -> float:
+    """g(x, y) minus the lowest lower value found from y, the given starts and random ones around y."""
+    here = float(oracle.g.value((x, y)))
+    rng = np.random.default_rng(0)
+    spread = max(1.0, float(y.norm()) / max(1.0, y.size**0.5))
+    around = [y + y.map(lambda t: torch.as_tensor(rng.normal(size=t.shape), dtype=t.dtype, device=t.device) * spread) for _ in range(RESTARTS)]
+    tol = 1e6 * torch.finfo(y.dtype).eps
+    best = min(solve_lower(oracle, x, oracle.Y.project(w), tol, max_steps=1000).value for w in [y, *starts, *around])
+    return max(0.0, here - best)

@@ -1,0 +1,205 @@
+"""Penalty: nested penalty continuation with Richardson extrapolation, after Kwon, Kwon, Wright and Nowak (2023).
+
+Problem
+    min over x in X of f(x, y), y in argmin { g(x, y) : y in Y };  the lower level may have several solutions (the best for f
+    is meant), must satisfy a proximal error bound (strongly convex, PL, ...).
+
+Reformulation
+    psi_s(x) = (min_y [s f + g](x, y) - min_z g(x, z)) / s  ->  min_{y in S(x)} f(x, y)  as s -> 0, with bias O(s);
+    psi~ = 2 psi_{s/2} - psi_s has bias O(s^2).
+
+Algorithm (tuning-free deterministic form; s starts at 1)
+    (1) z, y_s, y_{s/2} <- minimisers of g, s f + g, (s/2) f + g at x, warm-started, to a residual theta (s/2) min(1, R)
+    (2) x <- one step of the outer method on psi~ (L-BFGS; SPG where X is a set); if its line search fails, theta <- theta/10
+    (3) when R = |x - P_X(x - grad psi~)| <= max(tol, s^2/10) / 2:  bias b = 4/3 |grad psi~_{s/2} - grad psi~_s|
+    (4) stop if b + R <= tol, else s <- s clip(sqrt(tol / (4 b)), 0.01, 0.5)
+    answer: the lower solution reached by minimising g(x, .) from 2 y_{s/2} - y_s
+
+Notation
+    f upper, g lower, s = sigma (the papers' sigma; F2SA's 1/lambda), R the residual of psi~, theta the inner accuracy.
+
+With a fixed `sigma` the point solves the surrogate psi_sigma and not the bilevel problem, which regularises: an exact
+hypergradient can overfit a small validation set. Such a run ends with MAX_STEPS and says so in its notes.
+
+References
+    Kwon, Kwon, Wright, Nowak: On penalty methods for nonconvex bilevel optimization, arXiv 2309.01753. The continuation, the
+    extrapolation and all tolerances are this library's, not the paper's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from constrained.core.moments import Optimizer, OptState
+from constrained.core.options import Fraction, Positive, Steps, at
+from constrained.core.solver import Feature, Point, Solver, Status
+from constrained.core.vec import Vec, copy, state
+from constrained.descent import LBFGS, SPG, Descent, Reason, residual, suited
+
+from ..hypergradient import solve_lower
+from ..oracle import BilevelOracle
+from ..surrogate import Inner, Surrogate, penalty, solve
+
+FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.LOWER_UNSOLVED}
+
+
+@state
+class PenaltyState:
+    """Where the continuation stands."""
+
+    k: int  # completed outer steps
+    x: Vec
+    sigma: float
+    inner: tuple[Inner, ...]  # z, then one minimiser a penalty
+    outer: Descent | OptState  # the outer method's own state
+    theta: float  # inner accuracy
+    residual: float  # R at x (an Optimizer: at the x before)
+    best: float  # smallest R seen
+    bias: float  # last measured b
+    value: float  # psi~
+    upper: float  # f at the penalised y
+    lower: float  # g at z
+    outcome: str  # name of the status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Penalty(Solver[BilevelOracle, PenaltyState]):
+    """Penalty method by continuation, without second derivatives and without anything to tune.
+
+    psi~ = 2 psi_{s/2} - psi_s,  psi_s(x) = (min_y [s f + g] - min_z g) / s;  s shrinks until the measured bias is below tol.
+
+    tol: on the residuals (None: 1e-6 in float64, 1e-3 in float32). sigma: None is the continuation; a number fixes the penalty
+    (a schedule is not needed) and the answer then solves a regularised surrogate. richardson: extrapolate. outer: LBFGS() (SPG
+    is used where X is a set), SPG(), or an Optimizer such as ScalarAdam(). inner: the same for the lower variable. theta: inner
+    accuracy relative to the outer residual. max_outer: outer steps. max_inner: steps of one inner minimisation.
+
+    A step costs, for each trial point of the outer method, three inner minimisations (two without Richardson); each of their
+    iterations is one gradient of g, or one of f and one of g. No second derivatives.
+
+    >>> Penalty(sigma=10.0, richardson=False, max_outer=30).sigma
+    10.0
+
+    Source: arXiv 2309.01753; see the module for the deviations.
+    """
+
+    supports: ClassVar[Feature] = Feature.LOWER | Feature.X_SET | Feature.Y_SET | Feature.NO_HVP
+    requires: ClassVar[Feature] = Feature.LOWER
+
+    tol: Positive | None = None
+    sigma: Positive | None = None
+    richardson: bool = True
+    outer: LBFGS | SPG | Optimizer = LBFGS()
+    inner: LBFGS | SPG = LBFGS()
+    theta: Fraction = 0.1
+    max_outer: Steps = 1000
+    max_inner: Steps = 10_000
+
+    @property
+    def max_steps(self) -> int | None:
+        return self.max_outer
+
+    def init(self, oracle: BilevelOracle, start: Point) -> PenaltyState:
+        x, y = start.x, start.y
+        sigma = self.sigma or 1.0
+        inner = tuple(Inner(s, y, None) for s in (0.0, *(s for _, s in penalty(sigma, self.richardson))))
+        blank = PenaltyState(0, x, sigma, inner, {}, self.theta, math.inf, math.inf, math.inf, math.inf, math.inf, math.inf, "RUNNING")
+        if isinstance(self.outer, (LBFGS, SPG)):
+            psi = self._surrogate(oracle, blank)
+            return self._read(blank, psi, suited(self.outer, oracle.X).init(psi, oracle.X, x))
+        return replace(blank, outer=self.outer.init(x))
+
+    def step(self, oracle: BilevelOracle, state: PenaltyState) -> PenaltyState:
+        if not isinstance(self.outer, (LBFGS, SPG)):
+            return self._optimizer_step(oracle, state)
+        X, eps = oracle.X, torch.finfo(state.x.dtype).eps
+        assert isinstance(state.outer, Descent)
+        if state.residual > self._outer_tolerance(state):
+            method, psi = suited(self.outer, X), self._surrogate(oracle, state)
+            moved = method.step(psi, X, state.outer)                                                          # (1), (2)
+            new = self._read(replace(state, k=state.k + 1), psi, moved)
+            if moved.why is Reason.RUNNING or new.outcome != "RUNNING":
+                return new
+            if new.theta > self.theta * 1e-6:
+                return self._again(oracle, replace(new, theta=0.1 * new.theta))                               # (2)
+            return replace(new, outcome="PRECISION" if moved.why is Reason.PRECISION else "LINE_SEARCH")
+        if self.sigma is not None:
+            return replace(state, k=state.k + 1, outcome="MAX_STEPS")
+        bias, inner = self._bias(oracle, state)                                                               # (3)
+        state = replace(state, k=state.k + 1, bias=bias, inner=inner)
+        if bias + state.residual <= self.tol:
+            return replace(state, outcome="CONVERGED")
+        if bias <= self.tol / 2:
+            return state if state.residual > self.tol / 2 else replace(state, outcome="CONVERGED")
+        sigma = state.sigma * min(max(math.sqrt(0.25 * self.tol / bias), 0.01), 0.5)                          # (4)
+        if min(s for _, s in penalty(sigma, self.richardson)) < math.sqrt(eps):
+            return replace(state, outcome="PRECISION")
+        inner = (state.inner[0], *(replace(one, sigma=s) for one, (_, s) in zip(state.inner[1:], penalty(sigma, self.richardson))))
+        return self._again(oracle, replace(state, sigma=sigma, inner=inner, theta=self.theta))
+
+    def terminate(self, oracle: BilevelOracle, state: PenaltyState) -> Status:
+        return Status[state.outcome]
+
+    def answer(self, oracle: BilevelOracle, state: PenaltyState) -> Point:
+        ys = [one.y for one in state.inner[1:]]
+        y = ys[1] * 2 - ys[0] if self.richardson else ys[0]
+        tol = max(1e-2 * self.tol, 500 * torch.finfo(y.dtype).eps)
+        return Point(state.x, solve_lower(oracle, state.x, oracle.Y.project(y), tol).x)
+
+    def monitor(self, state: PenaltyState) -> dict[str, float]:
+        return {"upper": state.upper, "lower": state.lower, "residual": state.residual, "sigma": state.sigma}
+
+    def notes(self, state: PenaltyState) -> tuple[str, ...]:
+        if self.sigma is None:
+            return ()
+        return (f"sigma is fixed at {self.sigma:g}: the point solves the surrogate psi_sigma, a regularised problem, not the bilevel problem.",)
+
+    # -- the parts of a step ----------------------------------------------------------------------------------------------
+    def _surrogate(self, oracle: BilevelOracle, s: PenaltyState) -> Surrogate:
+        return Surrogate(oracle, suited(self.inner, oracle.Y), s.inner, s.sigma, self.richardson, s.theta, s.best, self.max_inner)
+
+    def _read(self, s: PenaltyState, psi: Surrogate, outer: Descent) -> PenaltyState:
+        """The state with what the outer method and the surrogate now hold."""
+        outcome = FAILED[psi.reason].name if psi.reason in FAILED else FAILED[outer.why].name if outer.why is Reason.NONFINITE else "RUNNING"
+        if outer.why is Reason.UNBOUNDED:
+            outcome = "UNBOUNDED"
+        return replace(
+            s, x=outer.x, inner=psi.inner, outer=outer, residual=outer.residual, best=psi.best, value=outer.value, upper=psi.upper, lower=psi.lower, outcome=outcome
+        )
+
+    def _again(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
+        """Evaluate afresh at the same x: the penalty or the accuracy changed. The outer memory is kept."""
+        assert isinstance(s.outer, Descent)
+        psi, method = self._surrogate(oracle, s), suited(self.outer, oracle.X)  # pyright: ignore[reportArgumentType]
+        return self._read(s, psi, method.init(psi, oracle.X, s.x, s.outer.memory))
+
+    def _outer_tolerance(self, s: PenaltyState) -> float:
+        if self.sigma is not None:
+            return self.tol
+        return (self.tol if s.bias <= self.tol / 2 else max(self.tol, 0.1 * s.sigma**2)) / 2
+
+    def _bias(self, oracle: BilevelOracle, s: PenaltyState) -> tuple[float, tuple[Inner, ...]]:
+        """b, by one more inner minimisation at half the smallest penalty; and the inner minimisers, refined."""
+        terms = penalty(s.sigma, self.richardson)
+        small = terms[-1][1] / 2
+        tol = max(s.theta * small * min(1.0, s.best), 500 * torch.finfo(s.x.dtype).eps)
+        half = replace(copy(s.inner[-1]), sigma=small)
+        z, *ys = [solve(oracle, suited(self.inner, oracle.Y), s.x, one, tol, self.max_inner) for one in (*s.inner, half)]
+        psi = [(y.x_gradient - z.x_gradient) * (1 / y.inner.sigma) for y in ys]
+        bias = psi[2] * 2 - psi[1] * 3 + psi[0] if self.richardson else (psi[1] - psi[0]) * 1.5
+        return 4 / 3 * float(bias.norm()), (z.inner, *(y.inner for y in ys[:-1]))
+
+    def _optimizer_step(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
+        """x <- P_X(optimizer's step along grad psi)."""
+        assert isinstance(self.outer, Optimizer) and isinstance(s.outer, dict)
+        psi = self._surrogate(oracle, s)
+        value, grad = psi(s.x)                                                                                # (1)
+        x, outer = self.outer.update(s.x, grad.leaves, s.outer, at(self.outer.lr, s.k))                       # (2)
+        outcome = FAILED[psi.reason].name if psi.reason in FAILED else "RUNNING"
+        return replace(
+            s, k=s.k + 1, x=oracle.X.project(x), inner=psi.inner, outer=outer, residual=residual(oracle.X, s.x, grad),
+            best=psi.best, value=value, upper=psi.upper, lower=psi.lower, outcome=outcome,
+        )

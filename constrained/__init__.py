@@ -1,0 +1,1 @@
+"""Constrained optimization: the ground floor of `bilevel`."""

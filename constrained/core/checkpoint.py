@@ -1,0 +1,131 @@
+"""Checkpoints: {format, JSON header, flat dict path -> tensor}, written atomically, read without executing anything.
+
+The header holds versions, the solver, the problem's signature, the seed, the counters and the state's structure. A state is
+rebuilt from classes the library registered (`vec.STATES`), never from names that the file brings along.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import CheckpointError, OutputError
+from .vec import STATES, Vec
+
+FORMAT = "bilevel-checkpoint/1"
+
+
+def save(path: Path, header: dict[str, Any], state: Any, variables: dict[str, Vec]) -> None:
+    """Write to a temporary file, fsync, rename; the previous checkpoint stays beside it as NAME.previous."""
+    flat: dict[str, Tensor] = {}
+    header = {**header, "structure": _encode(state, "state", flat, variables)}
+    content = {"format": FORMAT, "header": json.dumps(header), "tensors": flat}
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            _keep_previous(path)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as cause:
+        raise OutputError(f"checkpoint {path}: cannot be written: {cause}") from cause
+
+
+def _keep_previous(path: Path) -> None:
+    """A second name for the file about to be replaced: `path` itself exists at every moment."""
+    if not path.exists():
+        return
+    spare = path.with_name(path.name + ".previous.tmp")
+    spare.unlink(missing_ok=True)
+    try:
+        os.link(path, spare)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, spare)
+    os.replace(spare, path.with_name(path.name + ".previous"))
+
+
+def load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors. Raises CheckpointError where the file is missing, damaged or of another format."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as cause:  # torch raises many kinds on a file that is not its own
+        raise CheckpointError(f"checkpoint {path}: not a checkpoint, or damaged ({type(cause).__name__})") from cause
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(f"checkpoint {path}: expected format {FORMAT!r}, got {found!r}")
+    return json.loads(content["header"]), content["tensors"]
+
+
+def compare(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise CheckpointError naming the first entry in which a checkpoint and the problem at hand differ."""
+    for key in sorted(set(saved) | set(now)):
+        if saved.get(key) != now.get(key):
+            raise CheckpointError(f"checkpoint {path}: it is of another {key}: saved {saved.get(key)!r}, here {now.get(key)!r}")
+
+
+def restore(header: dict[str, Any], tensors: dict[str, Tensor], variables: dict[str, Vec]) -> Any:
+    """The state, on the variables' device."""
+    return _decode(header["structure"], tensors, variables)
+
+
+def _encode(value: Any, path: str, flat: dict[str, Tensor], variables: dict[str, Vec]) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor):
+        flat[path] = value.detach().cpu()
+        return {"tensor": path, "host": value.device.type == "cpu"}
+    if isinstance(value, Vec):
+        like = next((name for name, vec in variables.items() if vec.spec == value.spec), None)
+        if like is None:
+            raise TypeError(f"{path}: a Vec in a state must be structured like a variable ({', '.join(variables)})")
+        paths = [f"{path}{leaf or '.value'}" for leaf in value.paths()]
+        flat.update(zip(paths, (leaf.detach().cpu() for leaf in value.leaves)))
+        return {"vec": like, "leaves": paths}
+    if isinstance(value, dict):
+        return {"dict": {key: _encode(v, f"{path}[{key!r}]", flat, variables) for key, v in value.items()}}
+    if isinstance(value, (tuple, list)):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_encode(v, f"{path}[{i}]", flat, variables) for i, v in enumerate(value)]}
+    key = f"{type(value).__module__}.{type(value).__qualname__}"
+    if STATES.get(key) is type(value):
+        parts = {f.name: _encode(getattr(value, f.name), f"{path}.{f.name}", flat, variables) for f in dataclasses.fields(value)}
+        return {"state": key, "fields": parts}
+    raise TypeError(f"{path}: a state holds tensors, Vecs, numbers, strings and @state classes, not {type(value).__name__}")
+
+
+def _decode(spec: Any, flat: dict[str, Tensor], variables: dict[str, Vec]) -> Any:
+    if not isinstance(spec, dict):
+        return spec
+    if "tensor" in spec:
+        return flat[spec["tensor"]] if spec["host"] else flat[spec["tensor"]].to(next(iter(variables.values())).device)
+    if "vec" in spec:
+        like = variables[spec["vec"]]
+        return like.like(flat[path].to(leaf.device) for path, leaf in zip(spec["leaves"], like.leaves))
+    if "dict" in spec:
+        return {key: _decode(v, flat, variables) for key, v in spec["dict"].items()}
+    if "tuple" in spec:
+        return tuple(_decode(v, flat, variables) for v in spec["tuple"])
+    if "list" in spec:
+        return [_decode(v, flat, variables) for v in spec["list"]]
+    cls = STATES.get(spec["state"])
+    if cls is None:
+        raise CheckpointError(f"the checkpoint holds a state this version does not know: {spec['state']}")
+    return cls(**{name: _decode(v, flat, variables) for name, v in spec["fields"].items()})

@@ -1,0 +1,136 @@
+"""First-order optimizers whose state is plain tensors, so that any of them can be checkpointed and resumed.
+
+An optimizer state is {parameter path: {name: tensor}}. A gradient that is None freezes its block: the parameters stay and
+the block's state is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from .options import Momentum, NonNegative, Options, Positive, Schedule
+from .vec import Vec
+
+OptState = dict[str, dict[str, Tensor]]
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """One step of a first-order method; `lr` is its learning rate, a number or a schedule of the solver's step k."""
+
+    lr: float | Schedule
+
+    def init(self, params: Vec) -> OptState: ...
+
+    def update(self, params: Vec, grads: Sequence[Tensor | None], state: OptState, lr: float) -> tuple[Vec, OptState]:
+        """New parameters and state; the arguments are not written to."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Options):
+    """m <- momentum m + d;  x <- x - lr (m + decay x).
+
+    >>> x, state = Vec.of(torch.tensor([1.0])), {}
+    >>> SGD(lr=0.1).update(x, [torch.tensor([2.0])], state, 0.1)[0].tree()
+    tensor([0.8000])
+    """
+
+    lr: Positive | Schedule = 0.1
+    momentum: Momentum = 0.0
+    decay: NonNegative = 0.0
+
+    def init(self, params: Vec) -> OptState:
+        return {}
+
+    def update(self, params: Vec, grads: Sequence[Tensor | None], state: OptState, lr: float) -> tuple[Vec, OptState]:
+        new, leaves = {}, []
+        for path, x, d in zip(params.paths(), params.leaves, grads):
+            if d is None:
+                leaves.append(x)
+                continue
+            if self.momentum:
+                d = d + self.momentum * state[path]["first"] if path in state else d
+                new[path] = {"first": d}
+            leaves.append(x - lr * (d + self.decay * x))
+        return params.like(leaves), new
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Options):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101, Algorithm 2).
+
+    m <- b1 m + (1 - b1) d;  v <- b2 v + (1 - b2) d^2;  x <- x - lr (m^ / (sqrt(v^) + eps) + decay x), hats bias-corrected.
+    """
+
+    lr: Positive | Schedule = 1e-3
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    decay: NonNegative = 0.0
+
+    def init(self, params: Vec) -> OptState:
+        return {}
+
+    def update(self, params: Vec, grads: Sequence[Tensor | None], state: OptState, lr: float) -> tuple[Vec, OptState]:
+        b1, b2 = self.betas
+        new, leaves = {}, []
+        for path, x, d in zip(params.paths(), params.leaves, grads):
+            if d is None:
+                leaves.append(x)
+                continue
+            old = state.get(path) or {"first": torch.zeros_like(x), "second": torch.zeros_like(x), "count": x.new_zeros((), dtype=torch.float64)}
+            first, second, count = b1 * old["first"] + (1 - b1) * d, b2 * old["second"] + (1 - b2) * d * d, old["count"] + 1
+            scale = (second / (1 - b2**count).to(x.dtype)).sqrt() + self.eps
+            leaves.append(x - lr * (first / (1 - b1**count).to(x.dtype) / scale + self.decay * x))
+            new[path] = {"first": first, "second": second, "count": count}
+        return params.like(leaves), new
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalarAdam(Options):
+    """Adam with one second moment for the whole variable, so that entries keep their relative sizes.
+
+    m <- b1 m + (1 - b1) d;  v <- b2 v + (1 - b2) mean(d^2);  x <- x - lr m^ / (sqrt(v^) + eps), hats bias-corrected. The mean is
+    over the entries with a gradient (d != 0), and only these move: an entry that a mini-batch does not touch stays, its
+    moment too. Per-coordinate Adam moves every entry at one speed, which destroys the ranking of sample weights.
+    """
+
+    lr: Positive | Schedule = 1.0
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    eps: Positive = 1e-12
+
+    def init(self, params: Vec) -> OptState:
+        return {}
+
+    def update(self, params: Vec, grads: Sequence[Tensor | None], state: OptState, lr: float) -> tuple[Vec, OptState]:
+        b1, b2 = self.betas
+        paths, pairs = params.paths(), [d for d in grads if d is not None]
+        if not pairs:
+            return params, {}
+        zero = pairs[0].new_zeros((), dtype=torch.float64)
+        shared = state.get("*") or {"second": zero, "count": zero}
+        touched = torch.stack([(d != 0).sum() for d in pairs]).sum()
+        square = torch.stack([d.double().square().sum() for d in pairs]).sum() / touched.clamp(min=1)
+        moved = touched > 0  # a batch that touches nothing teaches nothing
+        count = shared["count"] + moved
+        second = torch.where(moved, b2 * shared["second"] + (1 - b2) * square, shared["second"])
+        scale = (second / (1 - b2**count).clamp(min=torch.finfo(torch.float64).tiny)).sqrt() + self.eps
+        new: OptState = {"*": {"second": second, "count": count}}
+        leaves = []
+        for path, x, d in zip(paths, params.leaves, grads):
+            if d is None:
+                leaves.append(x)
+                continue
+            here = d != 0
+            old = state.get(path) or {"first": torch.zeros_like(x), "count": torch.zeros_like(x)}
+            seen = old["count"] + here  # bias correction entry by entry: each has its own number of gradients
+            first = torch.where(here, b1 * old["first"] + (1 - b1) * d, old["first"])
+            step = first / (1 - b1**seen).clamp(min=torch.finfo(x.dtype).tiny) / scale.to(x.dtype)
+            leaves.append(torch.where(here, x - lr * step, x))
+            new[path] = {"first": first, "count": seen}
+        return params.like(leaves), new

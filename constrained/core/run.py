@@ -1,0 +1,398 @@
+"""The only loop and the only clock: `iterate`, `solve`, and what they give, `Event` and `Result`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import checkpoint
+from .autodiff import Calls
+from .errors import OptionError, SolveFailed, Unsuitable
+from .solver import Feature, Point, Problem, Solver, Status
+from .vec import Tree, copy, finite
+from .version import VERSION
+
+Callback = Callable[["Event"], "bool | None"]
+
+
+@functools.singledispatch
+def default_solver(problem: Any) -> Solver:
+    """The solver that `solve(problem)` uses. Each package registers its own choice on this function."""
+    raise OptionError(f"problem: expected a BilevelProblem or ConstrainedProblem, got {type(problem).__name__}")
+
+
+class Event:
+    """One moment of a run: `k` completed steps, `status`, `seconds`, `calls`. `state` is lent: copy it to keep it."""
+
+    def __init__(self, run: _Run, status: Status):
+        self._run = run
+        self.k = run.k
+        self.state = run.state
+        self.status = status
+        self.seconds = run.seconds
+        self.calls = run.oracle.calls.copy()
+        self.monitor = {name: float(value) for name, value in run.solver.monitor(run.state).items()}
+
+    @functools.cached_property
+    def answer(self) -> Point:
+        """What the solver would report now, in the user's structures. May cost gradients: untimed, counted apart."""
+        return self._run.problem.finish(self._run.answer())
+
+    def residuals(self) -> dict[str, float]:
+        """Residuals of `answer`, computed from the problem. Untimed."""
+        return self._run.problem.residuals(self.answer)
+
+    def module(self) -> torch.nn.Module:
+        """The user's module with the lower variable of `answer`."""
+        return self._run.problem.module(self.answer)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint of the run at this moment."""
+        self._run.save(Path(path))
+
+    @property
+    def max_steps(self) -> int | None:
+        return self._run.max_steps
+
+    def __repr__(self) -> str:
+        return f"Event(k={self.k}, status={self.status.name}, seconds={self.seconds:.3g}, gradients={self.calls.gradients})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a solve returns.
+
+    `x`, `y` in the structures of the problem; `status` and its sentence with figures, `message`; `steps`, `seconds` (of the
+    solver alone), `calls` (by function and purpose); `notes`, sentences that qualify the answer; `state`, the solver's last
+    state. `residuals()` and `certify()` are computed from the problem at (x, y).
+    """
+
+    x: Tree
+    y: Tree | None
+    multipliers: Any
+    status: Status
+    message: str
+    steps: int
+    seconds: float
+    calls: Calls
+    notes: tuple[str, ...]
+    state: Any = dataclasses.field(repr=False)
+    solver: Solver
+    seed: int
+    problem: Problem | None = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def success(self) -> bool:
+        """The status is CONVERGED."""
+        return self.status.ok
+
+    @functools.cached_property
+    def fun(self) -> float:
+        """The upper objective at (x, y)."""
+        return self._problem().objective(self.point)
+
+    @property
+    def point(self) -> Point:
+        return Point(self.x, self.y, self.multipliers)
+
+    def residuals(self) -> dict[str, float]:
+        """Optimality residuals at (x, y), unscaled 2-norms, computed from the problem and not by the solver."""
+        return self._problem().residuals(self.point)
+
+    def certify(self) -> dict[str, float]:
+        """`residuals()` and the checks that take more work: the lower level re-solved from several starts."""
+        return self._problem().certify(self.point)
+
+    def raise_for_status(self) -> Result:
+        """This result, or SolveFailed where the run ended without an answer; an ended budget is not a failure."""
+        if not (self.status.ok or self.status.budget):
+            raise SolveFailed(self.message, self)
+        return self
+
+    def module(self) -> torch.nn.Module:
+        """A copy of the user's nn.Module with y as its parameters."""
+        return self._problem().module(self.point)
+
+    def on(self, problem: Problem) -> Result:
+        """This result attached to a problem, after unpickling."""
+        return dataclasses.replace(self, problem=problem)
+
+    def _problem(self) -> Problem:
+        if self.problem is None:
+            raise OptionError("this result was unpickled without its problem: attach one with result.on(problem)")
+        return self.problem
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "problem": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def __repr__(self) -> str:
+        lines = [f"Result: {self.message}"]
+        lines += [f"  {name}: {_show(value)}" for name, value in (("x", self.x), ("y", self.y)) if value is not None]
+        lines.append(f"  {self.steps} steps, {self.calls.gradients} gradients, {self.seconds:.2f} s, {self.solver!r}")
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+
+def _show(tree: Tree) -> str:
+    text = " ".join(repr(tree).split())
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+class _Run:
+    """The state of a run, shared by its events."""
+
+    def __init__(self, problem: Problem, solver: Solver, seed: int, max_steps: int | None, callbacks: Sequence[Callback]):
+        self.problem, self.solver, self.seed, self.max_steps = problem, solver, seed, max_steps
+        self.callbacks = callbacks
+        self.oracle = problem.oracle(seed)
+        self.k = 0
+        self.seconds = 0.0
+        self.state: Any = None
+        self.last: Any = None  # a finite state with memory of its own
+        self.details = ""
+
+    def begin(self, start: Point | None, resume: Path | None) -> None:
+        with self.oracle.calls.counting("check"):
+            point = self.problem.begin(self.oracle, start)
+        if resume is None:
+            self.timed(lambda: self.solver.init(self.oracle, point))
+            return
+        header, tensors = checkpoint.load(Path(resume))
+        checkpoint.compare(Path(resume), header["run"], self.identity())
+        self.state = checkpoint.restore(header, tensors, self.oracle.variables)
+        self.k, self.seconds = header["k"], header["seconds"]
+        self.oracle.calls.by.clear()
+        self.oracle.calls.by.update(Calls.from_dict(header["calls"]).by)
+        for callback, saved in zip(self.stateful(), header["callbacks"]):
+            callback.load_state_dict(saved)
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a checkpoint to continue here. The tolerance may change."""
+        fields = {f.name: repr(getattr(self.solver, f.name)) for f in dataclasses.fields(self.solver) if f.name != "tol"}  # pyright: ignore[reportArgumentType]
+        kinds = [type(callback).__name__ for callback in self.stateful()]
+        return {"problem": self.problem.signature(), "solver": {type(self.solver).__name__: fields}, "seed": self.seed, "callbacks": kinds}
+
+    def stateful(self) -> list[Any]:
+        return [callback for callback in self.callbacks if hasattr(callback, "state_dict")]
+
+    def save(self, path: Path) -> None:
+        header = {"version": VERSION, "run": self.identity(), "k": self.k, "seconds": self.seconds, "calls": self.oracle.calls.as_dict()}
+        header["callbacks"] = [callback.state_dict() for callback in self.stateful()]
+        checkpoint.save(path, header, self.state, self.oracle.variables)
+
+    def timed(self, work: Callable[[], Any]) -> None:
+        start = time.perf_counter()
+        try:
+            self.state = work()
+        finally:
+            self.seconds += time.perf_counter() - start
+
+    def answer(self) -> Point:
+        with self.oracle.calls.counting("answer"):
+            return self.solver.answer(self.oracle, self.state)
+
+    def verdict(self, max_seconds: float | None) -> Status:
+        """Where the run stands. A solver's CONVERGED is believed only if the problem's residuals agree."""
+        if not finite(self.state):
+            if self.last is not None:
+                self.state = self.last
+            return Status.NONFINITE
+        self.last = copy(self.state)
+        status = self.solver.terminate(self.oracle, self.state)
+        if status is Status.CONVERGED:
+            status = self.confirm()
+        if not status.done and self.max_steps is not None and self.k >= self.max_steps:
+            status = Status.MAX_STEPS
+        if not status.done and max_seconds is not None and self.seconds >= max_seconds:
+            status = Status.MAX_SECONDS
+        return status
+
+    def confirm(self) -> Status:
+        found = self.problem.certify(self.problem.finish(self.answer()))
+        self.details = ", ".join(f"{key} {value:.1e}" for key, value in found.items()) + f" (tol {self.solver.tol:.1e})"
+        within = bool(found) and all(value <= self.solver.tol for value in found.values())
+        return Status.CONVERGED if within else Status.STALLED
+
+
+def iterate(
+    problem: Problem,
+    solver: Solver | None = None,
+    *,
+    start: Point | None = None,
+    resume: Path | str | None = None,
+    seed: int = 0,
+    tol: float | None = None,
+    max_steps: int | None = None,
+    max_seconds: float | None = None,
+    check_every: int = 1,
+    callbacks: Iterable[Callback] = (),
+    progress: bool = False,
+) -> Iterator[Event]:
+    """Run a solver and yield an `Event` every `check_every` steps, the first before any step, the last with a final status.
+
+    Arguments as in `solve`. The checks of problem and options are done when it is called, not at the first event.
+    """
+    run = _prepare(problem, solver, start, resume, seed, tol, max_steps, max_seconds, check_every, callbacks, progress)
+    return _events(run, max_seconds, check_every)
+
+
+def solve(
+    problem: Problem,
+    solver: Solver | None = None,
+    *,
+    start: Point | None = None,
+    resume: Path | str | None = None,
+    seed: int = 0,
+    tol: float | None = None,
+    max_steps: int | None = None,
+    max_seconds: float | None = None,
+    check_every: int = 1,
+    callbacks: Iterable[Callback] = (),
+    progress: bool = False,
+) -> Result:
+    """Solve a problem and say how well.
+
+    solver: None picks one by the problem's features. start: where to begin, the problem's own variables if None. resume: a
+    checkpoint file of the same problem, solver and seed. tol: on the absolute residuals (float64 1e-6 bilevel, 1e-8
+    constrained; float32 1e-3, 1e-4). max_steps: the solver's own if None; with mini-batches it must be given. max_seconds:
+    of the solver's own time. check_every: steps between looks at the state. callbacks: functions of an `Event`; one that
+    returns True stops the run. progress: a progress line on the terminal.
+
+    Raises ProblemError, OptionError, Unsuitable or CheckpointError before any work is done. Ctrl-C ends the run with status
+    STOPPED and the result so far.
+    """
+    run = _prepare(problem, solver, start, resume, seed, tol, max_steps, max_seconds, check_every, callbacks, progress)
+    status = Status.RUNNING
+    try:
+        for event in _events(run, max_seconds, check_every):
+            status = event.status
+    except KeyboardInterrupt:
+        status = Status.STOPPED
+        if run.last is not None:  # the step at hand may have written half of its state
+            run.state, run.k = run.last, getattr(run.last, "k", run.k)
+    finally:
+        for callback in run.callbacks:
+            close = getattr(callback, "close", None)
+            if close is not None:
+                close()
+    point = problem.finish(run.answer())
+    message = status.value if not run.details else f"{status.value[:-1]}: {run.details}."
+    notes = run.solver.notes(run.state)
+    return Result(
+        point.x, point.y, point.multipliers, status, message, run.k, run.seconds, run.oracle.calls.copy(), notes, run.state, run.solver, seed, problem
+    )
+
+
+def _events(run: _Run, max_seconds: float | None, check_every: int) -> Iterator[Event]:
+    with torch.no_grad():
+        status = run.verdict(max_seconds)
+    while True:
+        event = Event(run, status)
+        # Every callback sees every event; any of them may stop the run.
+        if any([bool(callback(event)) for callback in run.callbacks]) and not status.done:
+            event.status = status = Status.STOPPED
+        yield event
+        if status.done:
+            return
+        with torch.no_grad():
+            until = run.k + check_every
+            while run.k < until and not (run.max_steps is not None and run.k >= run.max_steps):
+                run.timed(lambda: run.solver.step(run.oracle, run.state))
+                run.k += 1
+            status = run.verdict(max_seconds)
+
+
+def _prepare(
+    problem: Any,
+    solver: Any,
+    start: Any,
+    resume: Any,
+    seed: Any,
+    tol: Any,
+    max_steps: Any,
+    max_seconds: Any,
+    check_every: Any,
+    callbacks: Iterable[Callback],
+    progress: bool,
+) -> _Run:
+    if not isinstance(problem, Problem):
+        raise OptionError(f"problem: expected a Problem, got {type(problem).__name__}")
+    solver = default_solver(problem) if solver is None else solver
+    if not isinstance(solver, Solver):
+        hint = f": write {solver.__name__}()" if inspect.isclass(solver) else ""
+        raise OptionError(f"solver: expected a Solver, got {solver!r:.60}{hint}")
+    _number("seed", seed, 0, whole=True)
+    _number("check_every", check_every, 1, whole=True)
+    _number("max_steps", max_steps, 0, whole=True, optional=True)
+    _number("max_seconds", max_seconds, 0, optional=True)
+    if start is not None and not isinstance(start, Point):
+        raise OptionError(f"start: expected Point(x=..., y=...), got {type(start).__name__}")
+    if start is not None and resume is not None:
+        raise OptionError("start and resume exclude each other: a checkpoint holds its own point")
+    _suitable(problem, solver)
+    solver = dataclasses.replace(solver, tol=_tolerance(problem, solver, tol))  # pyright: ignore[reportArgumentType]
+    if max_steps is None and solver.stochastic:
+        raise OptionError(f"max_steps: {type(solver).__name__} runs on mini-batches and needs max_steps=, got None")
+    callbacks = list(callbacks)
+    for callback in callbacks:
+        if not callable(callback):
+            raise OptionError(f"callbacks: expected functions of an Event, got {callback!r:.60}")
+    if progress:
+        from .callbacks import Progress
+
+        callbacks.append(Progress())
+    run = _Run(problem, solver, seed, solver.max_steps if max_steps is None else max_steps, callbacks)
+    with torch.inference_mode(False), torch.no_grad():
+        run.begin(start, None if resume is None else Path(resume))
+    return run
+
+
+def _suitable(problem: Problem, solver: Solver) -> None:
+    lacks = solver.lacks(problem.features)
+    if not lacks:
+        return
+    name = type(solver).__name__
+    parts = []
+    if problem.features & lacks:
+        parts.append(f"{name} does not handle {(problem.features & lacks).words()}")
+    if lacks & ~problem.features:
+        parts.append(f"{name} needs {(lacks & ~problem.features).words()}")
+    try:
+        fits = f"{type(default_solver(problem)).__name__} does"
+    except Unsuitable:
+        fits = "no solver here does yet"
+    advice = " Or give it all of the data at once: problem.full_batch()." if Feature.SAMPLES in lacks & problem.features else ""
+    raise Unsuitable(f"solver: {'; '.join(parts)}; {fits}.{advice}")
+
+
+def _tolerance(problem: Problem, solver: Solver, tol: float | None) -> float:
+    dtype = next(iter(problem.oracle(0).variables.values())).dtype
+    floor = 100 * torch.finfo(dtype).eps
+    value = tol if tol is not None else solver.tol
+    if value is None:
+        bilevel = Feature.LOWER in problem.features
+        value = (1e-3 if bilevel else 1e-4) if dtype != torch.float64 else (1e-6 if bilevel else 1e-8)
+    _number("tol", value, 0)
+    if value < floor:
+        raise OptionError(f"tol: must be at least 100 eps of {dtype} ({floor:.1e}), got {value!r}")
+    return float(value)
+
+
+def _number(name: str, value: Any, low: float, whole: bool = False, optional: bool = False) -> None:
+    if optional and value is None:
+        return
+    kind = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind) or not value >= low:
+        raise OptionError(f"{name}: must be {'an integer' if whole else 'a number'} >= {low:g}{' or None' if optional else ''}, got {value!r}")
+
+
+__all__ = ["Callback", "Event", "Result", "default_solver", "iterate", "solve"]

@@ -1,0 +1,192 @@
+"""Problem, Solver, Point, Status, Feature: what a solver is and what it is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from .autodiff import Calls
+from .errors import OptionError
+from .options import Options
+from .vec import Tree, Vec
+
+
+class Feature(enum.Flag):
+    """What a problem has, and so what a solver must support."""
+
+    LOWER = enum.auto()
+    SAMPLES = enum.auto()
+    NO_HVP = enum.auto()
+    X_SET = enum.auto()
+    Y_SET = enum.auto()
+    LOWER_EQUALITY = enum.auto()
+    LOWER_INEQUALITY = enum.auto()
+    UPPER_EQUALITY = enum.auto()
+    UPPER_INEQUALITY = enum.auto()
+
+    def words(self) -> str:
+        """The features as a message names them."""
+        return ", ".join(WORDS[feature] for feature in self)
+
+
+WORDS = {
+    Feature.LOWER: "a lower level",
+    Feature.SAMPLES: "mini-batches",
+    Feature.NO_HVP: "functions without second derivatives",
+    Feature.X_SET: "a set X",
+    Feature.Y_SET: "a set Y",
+    Feature.LOWER_EQUALITY: "lower_equality constraints",
+    Feature.LOWER_INEQUALITY: "lower_inequality constraints",
+    Feature.UPPER_EQUALITY: "upper_equality constraints",
+    Feature.UPPER_INEQUALITY: "upper_inequality constraints",
+}
+
+
+class Status(enum.Enum):
+    """How a solve stands; the value is its sentence.
+
+    `done`: not RUNNING. `ok`: CONVERGED, and nothing else. `budget`: a limit that the caller set ended the run.
+    """
+
+    RUNNING = "Running."
+    CONVERGED = "Converged: the residuals computed from the problem are within the tolerance."
+    MAX_STEPS = "Stopped at the step limit."
+    MAX_SECONDS = "Stopped at the time limit."
+    STOPPED = "Stopped on request."
+    STALLED = "Stalled: the solver ended, but the residuals computed from the problem are above the tolerance."
+    PRECISION = "Round-off limits further progress."
+    LINE_SEARCH = "The line search found no better point."
+    LOCALLY_INFEASIBLE = "Ended at a point where the constraint violation cannot be reduced locally."
+    UNBOUNDED = "The objective decreases without bound."
+    DEGENERATE = "The constraints satisfy no qualification at the point reached."
+    SINGULAR = "The lower Hessian is singular and the hypergradient is not defined there."
+    LOWER_UNSOLVED = "The lower level could not be solved."
+    NONFINITE = "A function returned NaN or infinity; the point is the last finite one."
+    DIVERGED = "The iterates grow without bound."
+
+    @property
+    def done(self) -> bool:
+        return self is not Status.RUNNING
+
+    @property
+    def ok(self) -> bool:
+        return self is Status.CONVERGED
+
+    @property
+    def budget(self) -> bool:
+        return self in (Status.MAX_STEPS, Status.MAX_SECONDS, Status.STOPPED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Multipliers:
+    """L = f + lam'c + mu'h with mu >= 0; bounds: mu >= 0 on the active side. None where there is no such constraint."""
+
+    equality: Tensor | None = None
+    inequality: Tensor | None = None
+    lower: Tree | None = None
+    upper: Tree | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """Where to start, or what a solver answers: x, the lower variable y where there is one, multipliers."""
+
+    x: Tree
+    y: Tree | None = None
+    multipliers: Multipliers | None = None
+
+
+class Oracle(ABC):
+    """A problem as a solver sees it: functions that differentiate, draw and count. `variables`: by name, at the start."""
+
+    calls: Calls
+    variables: dict[str, Vec]
+
+
+OracleT = TypeVar("OracleT", bound=Oracle)
+StateT = TypeVar("StateT")
+
+
+class Problem(ABC):
+    """What `solve` takes. Residuals and certificates are computed here, from the problem, never by a solver."""
+
+    features: Feature
+
+    @abstractmethod
+    def oracle(self, seed: int = 0) -> Oracle: ...
+
+    @abstractmethod
+    def begin(self, oracle: Any, start: Point | None) -> Point:
+        """The start as Vecs, checked: shapes, dtypes, finite values. Raises ProblemError before any work is done."""
+
+    @abstractmethod
+    def finish(self, point: Point) -> Point:
+        """A solver's answer in the user's structures."""
+
+    @abstractmethod
+    def objective(self, point: Point) -> float: ...
+
+    @abstractmethod
+    def residuals(self, point: Point) -> dict[str, float]:
+        """Optimality residuals at a point, unscaled."""
+
+    @abstractmethod
+    def certify(self, point: Point) -> dict[str, float]:
+        """Residuals and what takes more work: the lower level re-solved from several starts."""
+
+    @abstractmethod
+    def signature(self) -> dict[str, Any]:
+        """Names, shapes, dtypes, features and sampler lengths: what a checkpoint must match."""
+
+    def module(self, point: Point) -> torch.nn.Module:
+        raise OptionError("module(): the lower variable of this problem is not an nn.Module")
+
+
+class Solver(Options, ABC, Generic[OracleT, StateT]):
+    """A method: frozen keyword-only options and four pure methods. All its memory is the state it returns.
+
+    `init` makes the state, with `k = 0`; `step` does the paper's iteration and returns a state with k + 1; `terminate` says
+    how it stands; `answer` gives the point to report. Solvers never differentiate, sample, print, time or move devices: they
+    ask the oracle. `step` may reuse the memory of the state it is given; who keeps a state calls `copy(state)`.
+    """
+
+    supports: ClassVar[Feature] = Feature(0)
+    requires: ClassVar[Feature] = Feature(0)
+    stochastic: ClassVar[bool] = False  # then `solve` asks for max_steps
+
+    tol: Any
+
+    @property
+    def max_steps(self) -> int | None:
+        """The solver's own step limit."""
+        return None
+
+    @abstractmethod
+    def init(self, oracle: OracleT, start: Point) -> StateT: ...
+
+    @abstractmethod
+    def step(self, oracle: OracleT, state: StateT) -> StateT: ...
+
+    @abstractmethod
+    def terminate(self, oracle: OracleT, state: StateT) -> Status: ...
+
+    @abstractmethod
+    def answer(self, oracle: OracleT, state: StateT) -> Point: ...
+
+    def monitor(self, state: StateT) -> dict[str, float | Tensor]:
+        """Numbers of the state worth watching, by name."""
+        return {}
+
+    def notes(self, state: StateT) -> tuple[str, ...]:
+        """Sentences the result must carry."""
+        return ()
+
+    @classmethod
+    def lacks(cls, features: Feature) -> Feature:
+        """What of a problem this solver cannot handle, or needs and does not find."""
+        return (features & ~cls.supports) | (cls.requires & ~features)

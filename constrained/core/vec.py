@@ -1,0 +1,213 @@
+"""Vec: a variable of any shape (tensor, dict, tuple, module parameters) as one vector.
+
+A *tree* is a tensor, or a dict, list, tuple or registered dataclass of trees. `Vec` keeps its leaves in order and acts on
+all of them at once, on torch's `_foreach` kernels. This is the only file that uses `torch.utils._pytree`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar, dataclass_transform
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .errors import ProblemError
+
+Tree = Any
+Scalar = float | Tensor
+T = TypeVar("T")
+
+
+class Vec:
+    """A pytree of tensors with the operations of a vector space.
+
+    `+`, `-`, unary `-`, `*` and `/` by a number or a 0-dim tensor, `@` the inner product, `norm()` the 2-norm over all
+    leaves. Inner products and norms accumulate in float64 and come back as 0-dim float64 tensors on the leaves' device,
+    so that no step forces a synchronisation.
+
+    >>> v = Vec.of({"a": torch.tensor([3.0, 0.0]), "b": torch.tensor(4.0)})
+    >>> float(v.norm()), float(v @ v)
+    (5.0, 25.0)
+    >>> (2 * v).tree()["b"]
+    tensor(8.)
+    """
+
+    __slots__ = ("leaves", "spec")
+
+    def __init__(self, leaves: Sequence[Tensor], spec: Any):
+        self.leaves = list(leaves)
+        self.spec = spec
+
+    @classmethod
+    def of(cls, tree: Tree, name: str = "the variable") -> Vec:
+        """Read a tree. numpy arrays and Python floats become float64 tensors; any other leaf is refused, by its path."""
+        if isinstance(tree, Vec):
+            return tree
+        pairs, spec = pytree.tree_flatten_with_path(tree)
+        if not pairs:
+            raise ProblemError(f"{name}: expected a tensor or a tree of tensors, got {tree!r}, which holds none")
+        return cls([_leaf(leaf, f"{name}{pytree.keystr(path)}") for path, leaf in pairs], spec)
+
+    def tree(self) -> Tree:
+        """The same values in the user's structure."""
+        return pytree.tree_unflatten(self.leaves, self.spec)
+
+    def like(self, leaves: Iterable[Tensor]) -> Vec:
+        """A vector of this structure with other leaves."""
+        return Vec(list(leaves), self.spec)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Vec:
+        return self.like(function(leaf) for leaf in self.leaves)
+
+    def paths(self) -> list[str]:
+        """One name a leaf: '' for a bare tensor, "['w']" for a dict entry."""
+        marks = pytree.tree_unflatten(list(range(len(self.leaves))), self.spec)
+        return [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(marks)[0]]
+
+    # -- vector space ---------------------------------------------------------------------------------------------------
+    def __add__(self, other: Vec) -> Vec:
+        return self.like(torch._foreach_add(self.leaves, other.leaves))
+
+    def __sub__(self, other: Vec) -> Vec:
+        return self.like(torch._foreach_sub(self.leaves, other.leaves))
+
+    def __neg__(self) -> Vec:
+        return self.like(torch._foreach_neg(self.leaves))
+
+    def __mul__(self, scale: Scalar) -> Vec:
+        if isinstance(scale, Tensor):
+            # One cast a dtype, so that a float64 coefficient does not lift a float32 variable.
+            return self.like([leaf * scale.to(leaf.dtype) for leaf in self.leaves])
+        return self.like(torch._foreach_mul(self.leaves, scale))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, scale: Scalar) -> Vec:
+        return self * (1.0 / scale)
+
+    def add(self, other: Vec, scale: Scalar) -> Vec:
+        """self + scale * other, in one pass where `scale` is a number."""
+        if isinstance(scale, Tensor):
+            return self + other * scale
+        return self.like(torch._foreach_add(self.leaves, other.leaves, alpha=scale))
+
+    def lerp(self, other: Vec, weight: float) -> Vec:
+        """(1 - weight) self + weight other."""
+        return self.like(torch._foreach_lerp(self.leaves, other.leaves, weight))
+
+    def __matmul__(self, other: Vec) -> Tensor:
+        parts = [torch.dot(a.reshape(-1).double(), b.reshape(-1).double()) for a, b in zip(self.leaves, other.leaves)]
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
+
+    def norm(self) -> Tensor:
+        parts = [torch.linalg.vector_norm(leaf, dtype=torch.float64) for leaf in self.leaves]
+        return parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts))
+
+    def max_norm(self) -> Tensor:
+        """Largest absolute entry, 0-dim float64."""
+        parts = [leaf.abs().max().double() if leaf.numel() else leaf.new_zeros((), dtype=torch.float64) for leaf in self.leaves]
+        return parts[0] if len(parts) == 1 else torch.stack(parts).max()
+
+    # -- copies and shapes ----------------------------------------------------------------------------------------------
+    def clone(self) -> Vec:
+        return self.map(torch.clone)
+
+    def zeros(self) -> Vec:
+        return self.map(torch.zeros_like)
+
+    def detach(self) -> Vec:
+        return self.map(torch.detach)
+
+    def ravel(self) -> Tensor:
+        """All entries as one 1-D tensor."""
+        return self.leaves[0].reshape(-1) if len(self.leaves) == 1 else torch.cat([leaf.reshape(-1) for leaf in self.leaves])
+
+    def unravel(self, flat: Tensor) -> Vec:
+        """The inverse of `ravel`, with this vector's structure."""
+        parts = flat.split([leaf.numel() for leaf in self.leaves])
+        return self.like(part.reshape(leaf.shape).to(leaf.dtype) for part, leaf in zip(parts, self.leaves))
+
+    @property
+    def size(self) -> int:
+        return sum(leaf.numel() for leaf in self.leaves)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.leaves[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.leaves[0].device
+
+    def finite(self) -> Tensor:
+        """0-dim bool: every entry is finite."""
+        return torch.stack([leaf.isfinite().all() for leaf in self.leaves]).all()
+
+    def __repr__(self) -> str:
+        return f"Vec({self.tree()!r})"
+
+
+def _leaf(leaf: Any, name: str) -> Tensor:
+    if isinstance(leaf, (bool, int)) or not isinstance(leaf, (Tensor, np.ndarray, np.floating, float)):
+        raise ProblemError(f"{name}: expected a floating-point tensor or array, got {type(leaf).__name__} {leaf!r:.80}")
+    tensor = leaf.detach() if isinstance(leaf, Tensor) else torch.as_tensor(np.array(leaf, dtype=np.float64))
+    if not tensor.is_floating_point():
+        raise ProblemError(f"{name}: expected floating-point entries, got dtype {tensor.dtype}")
+    return tensor
+
+
+# -- states: frozen dataclasses whose tensors can be found ------------------------------------------------------------------
+STATES: dict[str, type] = {}  # what a checkpoint may rebuild, by name
+
+
+@dataclass_transform(frozen_default=True)
+def state(cls: type[T]) -> type[T]:
+    """Make a class a frozen dataclass of tensors, Vecs, numbers and other states, known to pytree and to checkpoints."""
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    _register(cls, lambda value: ([getattr(value, n) for n in names], None), lambda children, _: cls(*children), names)
+    key = f"{cls.__module__}.{cls.__qualname__}"
+    STATES[key] = cls
+    return cls
+
+
+def _register(cls: type, flatten: Callable, unflatten: Callable, names: list[str] | None) -> None:
+    def with_keys(value: Any) -> tuple[list, Any]:
+        children, context = flatten(value)
+        keys = names if names is not None else [str(i) for i in range(len(children))]
+        return [(pytree.GetAttrKey(key), child) for key, child in zip(keys, children)], context
+
+    pytree.register_pytree_node(cls, flatten, unflatten, flatten_with_keys_fn=with_keys)
+
+
+_register(Vec, lambda v: (v.leaves, v.spec), lambda leaves, spec: Vec(leaves, spec), None)
+
+
+def tensors(tree: Tree) -> list[Tensor]:
+    """Every tensor of a state, in order."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def leaves_by_path(tree: Tree) -> dict[str, Any]:
+    """Every leaf of a state under its path, as checkpoints name them."""
+    return {pytree.keystr(path): leaf for path, leaf in pytree.tree_flatten_with_path(tree)[0]}
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Tree) -> Tree:
+    """The tree with `function` applied to every leaf."""
+    return pytree.tree_map(function, tree)
+
+
+def copy(tree: Tree) -> Tree:
+    """A state with memory of its own."""
+    return pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def finite(tree: Tree) -> bool:
+    """Every tensor of the state is finite. Synchronises once."""
+    floats = [leaf for leaf in tensors(tree) if leaf.is_floating_point()]
+    return not floats or bool(torch.stack([leaf.isfinite().all() for leaf in floats]).all())

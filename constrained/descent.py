@@ -1,0 +1,290 @@
+"""Minimise a smooth function over a set: `LBFGS` on the whole space, `SPG` on any set that can be projected on.
+
+    objective : Vec -> (value: float, gradient: Vec)
+
+A method is options plus pure `init` and `step`; `minimise` runs them to a tolerance on the residual |x - P(x - grad)|
+(2-norm) and returns a `Minimum` with that residual and a `Reason`. Memory (curvature pairs, step length) may be carried from
+one minimisation to the next, which is what makes sequences of nearly equal problems cheap.
+
+References: Liu and Nocedal 1989 (L-BFGS); Byrd, Nocedal and Schnabel 1994 (compact form); Lewis and Overton 2013 (bracketing
+weak-Wolfe search); Hager and Zhang 2005 (approximate Wolfe test); Birgin, Martinez and Raydan 2000 (SPG2).
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .core.options import Options, Positive, Steps
+from .core.vec import Vec, state
+from .sets import ConvexSet, Everywhere
+
+Objective = Callable[[Vec], tuple[float, Vec]]
+ARMIJO, CURVATURE = 1e-4, 0.9
+NOISE = 1e3  # units of eps |f| within which two values count as equal and slopes decide
+
+
+class Reason(enum.Enum):
+    """Why a minimisation ended."""
+
+    RUNNING = "Running."
+    CONVERGED = "The residual is within the tolerance."
+    MAX_STEPS = "Stopped at the step limit."
+    PRECISION = "Round-off limits further progress."
+    LINE_SEARCH = "The line search found no lower point along a descent direction."
+    UNBOUNDED = "The objective decreases without bound."
+    NONFINITE = "The objective returned NaN or infinity."
+
+
+@state
+class Pairs:
+    """L-BFGS memory: the last `count` pairs s, y (rows of S, Y, a ring starting at `head`) and their inner products."""
+
+    S: Tensor
+    Y: Tensor
+    SY: Tensor  # s_i'y_j, float64, on the host
+    YY: Tensor
+    count: int
+    head: int
+    scale: float  # gamma of H0 = gamma I
+
+    @classmethod
+    def empty(cls, memory: int, x: Vec, scale: float) -> Pairs:
+        ring = torch.zeros(memory, x.size, dtype=x.dtype, device=x.device)
+        gram = torch.zeros(memory, memory, dtype=torch.float64)
+        return cls(ring, ring.clone(), gram, gram.clone(), 0, 0, scale)
+
+    def add(self, s: Vec, y: Vec) -> Pairs:
+        """With one more pair; one that bends the wrong way to rounding is left out. Writes into the ring."""
+        sy, ss, yy = float(s @ y), float(s @ s), float(y @ y)
+        if not sy > 1e-10 * math.sqrt(ss * yy):
+            return self
+        memory = len(self.S)
+        i = (self.head + self.count) % memory
+        self.S[i], self.Y[i] = s.ravel(), y.ravel()
+        with_y = torch.stack([self.S @ self.Y[i], self.Y @ self.Y[i], self.Y @ self.S[i]]).double().cpu()
+        self.SY[:, i], self.SY[i, :] = with_y[0], with_y[2]
+        self.YY[:, i] = self.YY[i, :] = with_y[1]
+        self.SY[i, i], self.YY[i, i] = sy, yy
+        full = self.count == memory
+        return replace(self, count=min(self.count + 1, memory), head=(self.head + 1) % memory if full else self.head, scale=sy / yy)
+
+    def solve(self, g: Vec) -> Vec:
+        """H g, the inverse-Hessian estimate times g: the two-loop recursion done on inner products."""
+        if not self.count:
+            return g * self.scale
+        memory = len(self.S)
+        order = [(self.head + j) % memory for j in range(self.count)]
+        flat = g.ravel()
+        both = torch.stack([self.S @ flat, self.Y @ flat]).double().cpu().numpy()[:, order]
+        R = np.triu(self.SY.numpy()[np.ix_(order, order)])
+        alpha = np.linalg.solve(R, both[0])
+        w = both[1] - self.YY.numpy()[np.ix_(order, order)] @ alpha
+        beta = np.linalg.solve(R.T, np.diag(R) * alpha - self.scale * w)
+        place = np.zeros((2, memory))
+        place[0, order], place[1, order] = beta, -self.scale * alpha
+        a, b = torch.as_tensor(place, dtype=flat.dtype, device=flat.device)
+        return g.unravel(self.scale * flat + a @ self.S + b @ self.Y)
+
+
+@state
+class Descent:
+    """x, its value, gradient and residual; `k` steps; the method's memory; `recent` values (SPG); the reason's name."""
+
+    k: int
+    x: Vec
+    value: float
+    gradient: Vec
+    residual: float
+    memory: Pairs | float | None
+    recent: tuple[float, ...]
+    reason: str
+
+    @property
+    def why(self) -> Reason:
+        return Reason[self.reason]
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where a minimisation ended; `memory` may be handed to the next one."""
+
+    x: Vec
+    value: float
+    gradient: Vec
+    residual: float
+    reason: Reason
+    steps: int
+    memory: Pairs | float | None
+
+
+def residual(X: ConvexSet, x: Vec, gradient: Vec) -> float:
+    """|x - P_X(x - gradient)|, zero exactly at a stationary point."""
+    return float(gradient.norm()) if X.whole else float((x - X.project(x - gradient)).norm())
+
+
+@dataclass(frozen=True, kw_only=True)
+class LBFGS(Options):
+    """Limited-memory BFGS with a weak-Wolfe search by bracketing and quadratic interpolation. The whole space only.
+
+    d = -H g;  x <- x + t d with f(x + t d) <= f + 1e-4 t g'd and slope >= 0.9 g'd. Where values are equal to rounding the
+    approximate Wolfe test decides by slopes, so that gradients far below sqrt(eps) are reached.
+
+    memory: curvature pairs kept. first: length of the first step where there is no memory yet.
+    """
+
+    memory: Steps = 20
+    first: Positive = 1.0
+
+    def init(self, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
+        value, g = objective(x)
+        norm = float(g.norm())
+        known = memory if isinstance(memory, Pairs) and memory.S.shape == (self.memory, x.size) else None
+        pairs = known or Pairs.empty(self.memory, x, self.first / max(norm, 1.0))
+        return Descent(0, x, value, g, norm, pairs, (), _sane(value, norm).name)
+
+    def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
+        pairs = s.memory
+        assert isinstance(pairs, Pairs)
+        d = -pairs.solve(s.gradient)
+        slope = float(d @ s.gradient)
+        if not slope < 0:  # the memory is of another function: forget it
+            pairs = Pairs.empty(self.memory, s.x, self.first / max(s.residual, 1.0))
+            d = -pairs.solve(s.gradient)
+            slope = float(d @ s.gradient)
+        found = search(objective, s, d, slope, s.value, curvature=True)
+        if isinstance(found, Reason):
+            if pairs.count and found is not Reason.NONFINITE:  # once more along the gradient before giving up
+                pairs = Pairs.empty(self.memory, s.x, pairs.scale)
+                d = -pairs.solve(s.gradient)
+                again = search(objective, s, d, float(d @ s.gradient), s.value, curvature=True)
+                found = found if isinstance(again, Reason) else again
+            if isinstance(found, Reason):
+                return replace(s, memory=pairs, reason=found.name)
+        x, value, g = found
+        norm = float(g.norm())
+        return Descent(s.k + 1, x, value, g, norm, pairs.add(x - s.x, g - s.gradient), (), _sane(value, norm).name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SPG(Options):
+    """Nonmonotone spectral projected gradient (Birgin, Martinez and Raydan 2000, Algorithm SPG2) on any projectable set.
+
+    d = P(x - lam g) - x;  x <- x + t d with f(x + t d) <= max of the last `window` values + 1e-4 t g'd;  lam = s's / s'y.
+
+    window: values the search compares with (1 is monotone). first: length of the first step.
+    """
+
+    window: Steps = 10
+    first: Positive = 1.0
+
+    def init(self, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
+        x = X.project(x)
+        value, g = objective(x)
+        norm = residual(X, x, g)
+        lam = memory if isinstance(memory, float) else self.first / max(norm, 1.0)
+        return Descent(0, x, value, g, norm, lam, (value,), _sane(value, norm).name)
+
+    def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
+        lam = s.memory
+        assert isinstance(lam, float)
+        d = X.project(s.x.add(s.gradient, -lam)) - s.x
+        slope = float(d @ s.gradient)
+        if not slope < 0:
+            return replace(s, reason=Reason.PRECISION.name)
+        found = search(objective, s, d, slope, max(s.recent), curvature=False)
+        if isinstance(found, Reason):
+            return replace(s, reason=found.name)
+        x, value, g = found
+        dx, dg = x - s.x, g - s.gradient
+        ss, sy = float(dx @ dx), float(dx @ dg)
+        lam = min(max(ss / sy, 1e-10), 1e10) if sy > 0 else min(10 * lam, 1e10)
+        norm = residual(X, x, g)
+        return Descent(s.k + 1, x, value, g, norm, lam, (*s.recent, value)[-self.window :], _sane(value, norm).name)
+
+
+Method = LBFGS | SPG
+
+
+def suited(method: Method, X: ConvexSet) -> Method:
+    """The method where it applies on X, else SPG."""
+    return method if X.whole or isinstance(method, SPG) else SPG()
+
+
+def search(
+    objective: Objective, s: Descent, d: Vec, slope: float, reference: float, *, curvature: bool
+) -> tuple[Vec, float, Vec] | Reason:
+    """A step t along d from s.x: Armijo against `reference`, and the weak curvature test if asked. A point, or why not."""
+    eps = torch.finfo(s.x.dtype).eps
+    low, high, t = 0.0, math.inf, 1.0
+    kept: tuple[Vec, float, Vec] | None = None  # a point that passed Armijo but not curvature
+    size, length = float(s.x.norm()), max(float(d.norm()), 1e-300)
+    ratio, noise = size / length, 0.0
+    for _ in range(60):
+        x = s.x.add(d, t)
+        value, g = objective(x)
+        tilt = float(g @ d)
+        bend = abs(tilt - slope) / (t * length**2)  # curvature along d: rounding x alone moves a value by eps bend |x|^2
+        noise = NOISE * eps * max(abs(s.value), abs(value)) + 100 * eps * bend * size**2
+        if not (math.isfinite(value) and math.isfinite(tilt)):
+            high, t = t, low + 0.1 * (t - low)
+        elif value <= reference + ARMIJO * t * slope or (value <= s.value + noise and abs(tilt) <= 0.8 * -slope):
+            if not curvature or tilt >= CURVATURE * slope:
+                return x, value, g
+            if value < -1e100:
+                return Reason.UNBOUNDED
+            low, kept = t, (x, value, g)
+            t = 2 * t if high == math.inf else 0.5 * (low + high)
+        else:
+            # The minimiser of the parabola through f(0), f'(0), f(t), kept inside the bracket.
+            above = value - s.value - t * slope
+            guess = -0.5 * slope * t * t / above if above > 0 else 0.5 * t
+            width = t - low
+            high, t = t, min(max(guess, low + 0.1 * width), low + 0.5 * width)
+        if high - low <= 4 * eps * ratio or (high < math.inf and high - low <= 1e-14 * high):
+            break
+    if kept is not None and kept[1] < s.value:
+        return kept
+    if not math.isfinite(s.value) or not math.isfinite(slope):
+        return Reason.NONFINITE
+    # Nothing lower, and what the slope promised is below what values can show: round-off.
+    small = abs(slope) <= 10 * noise or s.residual <= 1e4 * eps * max(1.0, float(s.x.norm()))
+    return Reason.PRECISION if small else Reason.LINE_SEARCH
+
+
+def minimise(
+    method: Method,
+    objective: Objective,
+    x: Vec,
+    *,
+    tol: float,
+    max_steps: int = 10_000,
+    X: ConvexSet | None = None,
+    memory: Pairs | float | None = None,
+) -> Minimum:
+    """Run `method` from x until the residual is at most `tol`, or a reason ends it.
+
+    >>> target = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    >>> def bowl(x):
+    ...     r = x.leaves[0] - target
+    ...     return float(r @ r), x.like([2 * r])
+    >>> minimise(LBFGS(), bowl, Vec.of(torch.zeros(2, dtype=torch.float64)), tol=1e-9).reason.name
+    'CONVERGED'
+    """
+    X = X or Everywhere()
+    method = suited(method, X)
+    s = method.init(objective, X, x, memory)
+    while s.why is Reason.RUNNING and s.residual > tol and s.k < max_steps:
+        s = method.step(objective, X, s)
+    reason = Reason.CONVERGED if s.residual <= tol else s.why if s.why is not Reason.RUNNING else Reason.MAX_STEPS
+    return Minimum(s.x, s.value, s.gradient, s.residual, reason, s.k, s.memory)
+
+
+def _sane(value: float, norm: float) -> Reason:
+    return Reason.RUNNING if math.isfinite(value) and math.isfinite(norm) else Reason.NONFINITE
