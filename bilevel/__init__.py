@@ -1,9 +1,70 @@
-"""Bilevel optimization: min over x of f(x, y) where y minimises g(x, .)."""
+"""Bilevel optimization: min over x of f(x, y) where y minimises g(x, .).
 
-from constrained.core.run import iterate, solve
-from constrained.core.solver import Point
+problem = BilevelProblem(upper=f, lower=g, x=x0, y=y0)
+result = solve(problem)
+result.x, result.status, result.residuals()
+"""
 
-from . import recommend as _recommend  # registers the default solver
-from .hypergradient import hypergradient
+import constrained as _constrained
+
+if not hasattr(_constrained, "_BILEVEL"):  # a user's own constrained.py came first on sys.path
+    raise ImportError(
+        f"bilevel needs its own package 'constrained', but Python found {getattr(_constrained, '__file__', None)!r} first: "
+        "rename that file, or run from another folder"
+    )
+
+from constrained.core.callbacks import Checkpoint, History, Progress, StopWhen
+from constrained.core.data import FullBatch, MiniBatches, NoData
+from constrained.core.function import Function
+from constrained.core.moments import SGD, AdamW, ScalarAdam
+from constrained.core.options import Power
+from constrained.core.result import Result
+from constrained.core.run import Event, iterate, solve
+from constrained.core.solver import Feature, Multipliers, Point, Status
+from constrained.core.version import VERSION as __version__
+from constrained.descent import LBFGS, SPG
+from constrained.sets import Affine, Ball, Box, Everywhere, Halfspace, Product, Simplex
+
+from . import recommend as recommend  # registers the default solver
+from .hypergradient import Hypergradient, hypergradient
 from .problem import BilevelProblem
 from .solvers.penalty import Penalty
+from .solvers.penalty_sgd import PenaltySGD
+
+__all__ = [
+    "LBFGS",
+    "SGD",
+    "SPG",
+    "AdamW",
+    "Affine",
+    "Ball",
+    "BilevelProblem",
+    "Box",
+    "Checkpoint",
+    "Event",
+    "Everywhere",
+    "Feature",
+    "FullBatch",
+    "Function",
+    "Halfspace",
+    "History",
+    "Hypergradient",
+    "MiniBatches",
+    "Multipliers",
+    "NoData",
+    "Penalty",
+    "PenaltySGD",
+    "Point",
+    "Power",
+    "Product",
+    "Progress",
+    "Result",
+    "ScalarAdam",
+    "Simplex",
+    "Status",
+    "StopWhen",
+    "__version__",
+    "hypergradient",
+    "iterate",
+    "solve",
+]

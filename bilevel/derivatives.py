@@ -55,7 +55,9 @@ class Report:
     def raise_for_errors(self) -> Report:
         """This report, or ProblemError naming every derivative that is off."""
         if not self.ok:
-            raise ProblemError(f"check: expected derivatives that agree with finite differences, got other ones for {', '.join(self.bad)}")
+            raise ProblemError(
+                f"check: expected derivatives that agree with finite differences, got other ones for {', '.join(self.bad)}"
+            )
         return self
 
     def __str__(self) -> str:

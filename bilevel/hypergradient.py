@@ -68,7 +68,8 @@ def hypergradient(problem: BilevelProblem, x: Tree, y: Tree | None = None, *, to
 
     >>> import torch, bilevel
     >>> one = torch.ones(2, dtype=torch.float64)
-    >>> problem = bilevel.BilevelProblem(upper=lambda x, y: (y**2).sum(), lower=lambda x, y: ((y - 3 * x) ** 2).sum(), x=one, y=one)
+    >>> f, g = lambda x, y: (y**2).sum(), lambda x, y: ((y - 3 * x) ** 2).sum()
+    >>> problem = bilevel.BilevelProblem(upper=f, lower=g, x=one, y=one)
     >>> bilevel.hypergradient(problem, one).value
     tensor([18., 18.], dtype=torch.float64)
 

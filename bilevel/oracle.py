@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constrained.core.autodiff import Calls, Constraint, Draw, Function, Linearization, Objective, gradient
+from constrained.core.autodiff import Constraint, Draw, Linearization, Objective, gradient
+from constrained.core.calls import Calls
+from constrained.core.function import Function
 from constrained.core.solver import Oracle
 from constrained.core.vec import Vec
 from constrained.sets import ConvexSet
@@ -39,7 +41,7 @@ class Level(Objective):
 
 
 class LevelAt:
-    """Derivatives at one point from one kept graph: `x`, `y` the gradients, `yy(v)` = g_yy v, `xy(v)` = g_xy v in the space of x."""
+    """Derivatives at one point from one kept graph: `x`, `y` the gradients; `yy(v)` = g_yy v; `xy(v)` = g_xy v, shaped like x."""
 
     def __init__(self, linear: Linearization):
         self._linear = linear
@@ -66,15 +68,18 @@ class BilevelOracle(Oracle):
         X: ConvexSet,
         Y: ConvexSet,
         seed: int,
+        random: bool,
     ):
         self.calls = Calls()
         self.variables = variables
         self.X, self.Y = X, Y
-        self.f = Level("upper", upper, self.calls, sampler=samplers[0], seed=seed, stream=UPPER_STREAM)
-        self.g = Level("lower", lower, self.calls, sampler=samplers[1], seed=seed, stream=LOWER_STREAM)
+        self.f = Level("upper", upper, self.calls, sampler=samplers[0], seed=seed, stream=UPPER_STREAM, random=random)
+        self.g = Level("lower", lower, self.calls, sampler=samplers[1], seed=seed, stream=LOWER_STREAM, random=random)
         self.constraints = {name: Constraint(name, call, self.calls) for name, call in constraints.items()}
 
-    def penalised(self, sigma: float, x: Vec, y: Vec, xi: Draw | None = None, zeta: Draw | None = None, *, wrt: tuple[int, ...] = (1,)):
+    def penalised(
+        self, sigma: float, x: Vec, y: Vec, xi: Draw | None = None, zeta: Draw | None = None, *, wrt: tuple[int, ...] = (1,)
+    ):
         """Values (f, g) at (x, y) and the gradients of sigma f + g in `wrt` (0: x, 1: y): one backward, two gradients counted."""
         return gradient([(sigma, self.f, xi), (1.0, self.g, zeta)], (x, y), wrt)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from constrained.core.autodiff import Function
 from constrained.core.data import NoData, Sampler
 from constrained.core.errors import NonFiniteStart, OptionError, ProblemError, Unsuitable
+from constrained.core.function import Function
 from constrained.core.solver import Feature, Point, Problem
 from constrained.core.vec import Tree, Vec
 from constrained.sets import ConvexSet, Everywhere
@@ -70,7 +70,9 @@ class BilevelProblem(Problem):
                 raise ProblemError(f"{name}: expected a set such as Box(0, 1), got {type(getattr(self, name)).__name__}")
         for name in ("upper_data", "lower_data"):
             if not isinstance(getattr(self, name), Sampler):
-                raise ProblemError(f"{name}: expected a sampler such as MiniBatches(...), got {type(getattr(self, name)).__name__}")
+                raise ProblemError(
+                    f"{name}: expected a sampler such as MiniBatches(...), got {type(getattr(self, name)).__name__}"
+                )
         variables = self._variables()
         seen = {(leaf.dtype, leaf.device) for vec in variables.values() for leaf in vec.leaves}
         if len(seen) != 1:
@@ -117,13 +119,19 @@ class BilevelProblem(Problem):
     # -- what solvers get -----------------------------------------------------------------------------------------------
     def oracle(self, seed: int = 0) -> BilevelOracle:
         modules = [value if isinstance(value, torch.nn.Module) else None for value in (self.x, self.y)]
+        random = any(module is not None and module.training for module in modules)
         upper, lower = calling(self.upper, *modules), calling(self.lower, *modules)
         constraints = {name: calling(getattr(self, name), *modules) for name in CONSTRAINTS if getattr(self, name) is not None}
-        return BilevelOracle(upper, lower, constraints, (self.upper_data, self.lower_data), self._variables(), self.X, self.Y, seed)
+        return BilevelOracle(
+            upper, lower, constraints, (self.upper_data, self.lower_data), self._variables(), self.X, self.Y, seed, random
+        )
 
     def begin(self, oracle: BilevelOracle, start: Point | None) -> Point:
         """The start as Vecs, projected on X and Y. Raises ProblemError; NonFiniteStart names the function that is not finite."""
-        x, y = (self._start(name, value, oracle.variables[name]) for name, value in (("x", start and start.x), ("y", start and start.y)))
+        x, y = (
+            self._start(name, value, oracle.variables[name])
+            for name, value in (("x", start and start.x), ("y", start and start.y))
+        )
         x, y = self.X.project(x), self.Y.project(y)
         for level in (oracle.f, oracle.g):
             derivatives.look(level, x, y)
@@ -211,7 +219,9 @@ def _variable(value: Any, name: str) -> Vec:
         return Vec.of(value, name)
     for path, part in value.named_modules():
         if isinstance(part, torch.nn.modules.batchnorm._BatchNorm) and part.training and part.track_running_stats:
-            raise ProblemError(f"{name}: {path or 'it'} is BatchNorm in train mode, whose output depends on earlier calls: use .eval() or GroupNorm")
+            raise ProblemError(
+                f"{name}: {path or 'it'} is BatchNorm in train mode, which changes with every call: use .eval() or GroupNorm"
+            )
     return Vec.of(_parameters(value), name)
 
 

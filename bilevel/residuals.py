@@ -38,9 +38,7 @@ def residuals(oracle: BilevelOracle, x: Vec, y: Vec, features: Feature) -> dict[
         found["lower"] = residual(oracle.Y, y, lower.y)
         v = adjoint(lower, f_y, 1e4 * torch.finfo(y.dtype).eps * float(f_y.norm()))
         found["upper"] = residual(oracle.X, x, f_x - lower.xy(v.x))
-        if v.reason is not Reason.SOLVED and v.residual > 1e-3 * float(f_y.norm()):
-            found["optimism"] = v.residual
-        elif v.reason is Reason.LEAST_SQUARES:
+        if (v.reason is not Reason.SOLVED and v.residual > 1e-3 * float(f_y.norm())) or v.reason is Reason.LEAST_SQUARES:
             found["optimism"] = v.residual
     else:
         found["lower"] = residual(oracle.Y, y, oracle.g.grad_y(x, y))
@@ -85,7 +83,10 @@ def lower_gap(oracle: BilevelOracle, x: Vec, y: Vec, starts: list[Vec]) -> float
     here = float(oracle.g.value((x, y)))
     rng = np.random.default_rng(0)
     spread = max(1.0, float(y.norm()) / max(1.0, y.size**0.5))
-    around = [y + y.map(lambda t: torch.as_tensor(rng.normal(size=t.shape), dtype=t.dtype, device=t.device) * spread) for _ in range(RESTARTS)]
+    around = [
+        y + y.map(lambda t: torch.as_tensor(rng.normal(size=t.shape), dtype=t.dtype, device=t.device) * spread)
+        for _ in range(RESTARTS)
+    ]
     tol = 1e6 * torch.finfo(y.dtype).eps
     best = min(solve_lower(oracle, x, oracle.Y.project(w), tol, max_steps=1000).value for w in [y, *starts, *around])
     return max(0.0, here - best)

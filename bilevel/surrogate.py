@@ -53,7 +53,17 @@ class Surrogate:
     the gradient is a fraction theta of it. max_inner: steps of one inner minimisation.
     """
 
-    def __init__(self, oracle: BilevelOracle, method: Method, inner: tuple[Inner, ...], sigma: float, richardson: bool, theta: float, best: float, max_inner: int):
+    def __init__(
+        self,
+        oracle: BilevelOracle,
+        method: Method,
+        inner: tuple[Inner, ...],
+        sigma: float,
+        richardson: bool,
+        theta: float,
+        best: float,
+        max_inner: int,
+    ):
         self.oracle, self.method, self.theta, self.best, self.max_inner = oracle, method, theta, best, max_inner
         self.terms = penalty(sigma, richardson)
         self.smallest = min(s for _, s in self.terms)

@@ -73,7 +73,9 @@ class Pairs:
         self.YY[:, i] = self.YY[i, :] = with_y[1]
         self.SY[i, i], self.YY[i, i] = sy, yy
         full = self.count == memory
-        return replace(self, count=min(self.count + 1, memory), head=(self.head + 1) % memory if full else self.head, scale=sy / yy)
+        return replace(
+            self, count=min(self.count + 1, memory), head=(self.head + 1) % memory if full else self.head, scale=sy / yy
+        )
 
     def solve(self, g: Vec) -> Vec:
         """H g, the inverse-Hessian estimate times g: the two-loop recursion done on inner products."""

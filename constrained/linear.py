@@ -60,7 +60,8 @@ class CG(Options):
 
     >>> A = torch.diag(torch.tensor([1.0, 2.0], dtype=torch.float64))
     >>> cg = CG()
-    >>> found = cg.solve(cg.init(lambda v: v.map(lambda t: A @ t)), Vec.of(torch.tensor([1.0, 1.0], dtype=torch.float64)), tol=1e-12)
+    >>> b = Vec.of(torch.tensor([1.0, 1.0], dtype=torch.float64))
+    >>> found = cg.solve(cg.init(lambda v: v.map(lambda t: A @ t)), b, tol=1e-12)
     >>> found.x.tree(), found.reason.name
     (tensor([1.0000, 0.5000], dtype=torch.float64), 'SOLVED')
     """
@@ -122,9 +123,9 @@ class CG(Options):
 class Minres(Options):
     """Minimum residual for A symmetric, singular or not (Paige and Saunders 1975), with the least-norm lift.
 
-    Stops when |b - A v| <= tol (SOLVED) or when |A r| is zero to rounding for r = b - A v (LEAST_SQUARES, with v the pseudo-inverse solution:
-    the Krylov space meets null(A) in the line of r = b - A v alone, so v - (v'r / r'r) r has least norm; Liu, Milzarek and
-    Roosta, arXiv 2309.17096).
+    Stops when |b - A v| <= tol (SOLVED), or when |A r| is zero to rounding for r = b - A v (LEAST_SQUARES, with v the
+    pseudo-inverse solution: the Krylov space meets null(A) in the line of r alone, so v - (v'r / r'r) r has least norm; Liu,
+    Milzarek and Roosta, arXiv 2309.17096).
     """
 
     max_steps: Steps | None = None

@@ -106,7 +106,9 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
         x, y = start.x, start.y
         sigma = self.sigma or 1.0
         inner = tuple(Inner(s, y, None) for s in (0.0, *(s for _, s in penalty(sigma, self.richardson))))
-        blank = PenaltyState(0, x, sigma, inner, {}, self.theta, math.inf, math.inf, math.inf, math.inf, math.inf, math.inf, "RUNNING")
+        blank = PenaltyState(
+            0, x, sigma, inner, {}, self.theta, math.inf, math.inf, math.inf, math.inf, math.inf, math.inf, "RUNNING"
+        )
         if isinstance(self.outer, (LBFGS, SPG)):
             psi = self._surrogate(oracle, blank)
             return self._read(blank, psi, suited(self.outer, oracle.X).init(psi, oracle.X, x))
@@ -119,25 +121,28 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
         assert isinstance(state.outer, Descent)
         if state.residual > self._outer_tolerance(state):
             method, psi = suited(self.outer, X), self._surrogate(oracle, state)
-            moved = method.step(psi, X, state.outer)                                                          # (1), (2)
+            moved = method.step(psi, X, state.outer)  # (1), (2)
             new = self._read(replace(state, k=state.k + 1), psi, moved)
             if moved.why is Reason.RUNNING or new.outcome != "RUNNING":
                 return new
             if new.theta > self.theta * 1e-6:
-                return self._again(oracle, replace(new, theta=0.1 * new.theta))                               # (2)
+                return self._again(oracle, replace(new, theta=0.1 * new.theta))  # (2)
             return replace(new, outcome="PRECISION" if moved.why is Reason.PRECISION else "LINE_SEARCH")
         if self.sigma is not None:
             return replace(state, k=state.k + 1, outcome="MAX_STEPS")
-        bias, inner = self._bias(oracle, state)                                                               # (3)
+        bias, inner = self._bias(oracle, state)  # (3)
         state = replace(state, k=state.k + 1, bias=bias, inner=inner)
         if bias + state.residual <= self.tol:
             return replace(state, outcome="CONVERGED")
         if bias <= self.tol / 2:
             return state if state.residual > self.tol / 2 else replace(state, outcome="CONVERGED")
-        sigma = state.sigma * min(max(math.sqrt(0.25 * self.tol / bias), 0.01), 0.5)                          # (4)
+        sigma = state.sigma * min(max(math.sqrt(0.25 * self.tol / bias), 0.01), 0.5)  # (4)
         if min(s for _, s in penalty(sigma, self.richardson)) < math.sqrt(eps):
             return replace(state, outcome="PRECISION")
-        inner = (state.inner[0], *(replace(one, sigma=s) for one, (_, s) in zip(state.inner[1:], penalty(sigma, self.richardson))))
+        inner = (
+            state.inner[0],
+            *(replace(one, sigma=s) for one, (_, s) in zip(state.inner[1:], penalty(sigma, self.richardson))),
+        )
         return self._again(oracle, replace(state, sigma=sigma, inner=inner, theta=self.theta))
 
     def terminate(self, oracle: BilevelOracle, state: PenaltyState) -> Status:
@@ -155,7 +160,7 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
     def notes(self, state: PenaltyState) -> tuple[str, ...]:
         if self.sigma is None:
             return ()
-        return (f"sigma is fixed at {self.sigma:g}: the point solves the surrogate psi_sigma, a regularised problem, not the bilevel problem.",)
+        return (f"sigma is fixed at {self.sigma:g}: the point solves the surrogate psi_sigma, not the bilevel problem itself.",)
 
     # -- the parts of a step ----------------------------------------------------------------------------------------------
     def _surrogate(self, oracle: BilevelOracle, s: PenaltyState) -> Surrogate:
@@ -163,11 +168,26 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
 
     def _read(self, s: PenaltyState, psi: Surrogate, outer: Descent) -> PenaltyState:
         """The state with what the outer method and the surrogate now hold."""
-        outcome = FAILED[psi.reason].name if psi.reason in FAILED else FAILED[outer.why].name if outer.why is Reason.NONFINITE else "RUNNING"
+        outcome = (
+            FAILED[psi.reason].name
+            if psi.reason in FAILED
+            else FAILED[outer.why].name
+            if outer.why is Reason.NONFINITE
+            else "RUNNING"
+        )
         if outer.why is Reason.UNBOUNDED:
             outcome = "UNBOUNDED"
         return replace(
-            s, x=outer.x, inner=psi.inner, outer=outer, residual=outer.residual, best=psi.best, value=outer.value, upper=psi.upper, lower=psi.lower, outcome=outcome
+            s,
+            x=outer.x,
+            inner=psi.inner,
+            outer=outer,
+            residual=outer.residual,
+            best=psi.best,
+            value=outer.value,
+            upper=psi.upper,
+            lower=psi.lower,
+            outcome=outcome,
         )
 
     def _again(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
@@ -194,12 +214,22 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
 
     def _optimizer_step(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
         """x <- P_X(optimizer's step along grad psi)."""
-        assert isinstance(self.outer, Optimizer) and isinstance(s.outer, dict)
+        assert isinstance(self.outer, Optimizer)
+        assert isinstance(s.outer, dict)
         psi = self._surrogate(oracle, s)
-        value, grad = psi(s.x)                                                                                # (1)
-        x, outer = self.outer.update(s.x, grad.leaves, s.outer, at(self.outer.lr, s.k))                       # (2)
+        value, grad = psi(s.x)  # (1)
+        x, outer = self.outer.update(s.x, grad.leaves, s.outer, at(self.outer.lr, s.k))  # (2)
         outcome = FAILED[psi.reason].name if psi.reason in FAILED else "RUNNING"
         return replace(
-            s, k=s.k + 1, x=oracle.X.project(x), inner=psi.inner, outer=outer, residual=residual(oracle.X, s.x, grad),
-            best=psi.best, value=value, upper=psi.upper, lower=psi.lower, outcome=outcome,
+            s,
+            k=s.k + 1,
+            x=oracle.X.project(x),
+            inner=psi.inner,
+            outer=outer,
+            residual=residual(oracle.X, s.x, grad),
+            best=psi.best,
+            value=value,
+            upper=psi.upper,
+            lower=psi.lower,
+            outcome=outcome,
         )

@@ -8,136 +8,19 @@ on the double-backward graph, and a loop where an operator has no batching rule.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .calls import Calls
 from .data import Batch, NoData, Sampler, rows
 from .errors import ProblemError, Unsuitable
-from .vec import Tree, Vec, map_leaves
-
-
-# -- counting ---------------------------------------------------------------------------------------------------------------
-@dataclass
-class Count:
-    """How often one function was called.
-
-    `gradients`: backward passes, one whether it gave one argument's gradient or all; `rows`: data rows in these (0 without
-    data); `hvps`: products with a block d2/dy2; `jvps`: with a mixed block d2/dxdy; `vjps`: J'v of constraints; `values`:
-    evaluations without a derivative.
-    """
-
-    values: int = 0
-    gradients: int = 0
-    rows: int = 0
-    hvps: int = 0
-    jvps: int = 0
-    vjps: int = 0
-
-    def __add__(self, other: Count) -> Count:
-        return Count(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-
-@dataclass
-class Calls:
-    """Calls of each function, by what they were for: `solve`, `answer` or `certificate`.
-
-    `calls.gradients`, `.rows`, `.hvps`, ... add up the functions under `solve`; `calls.total("answer")` another purpose.
-    """
-
-    by: dict[str, dict[str, Count]] = field(default_factory=dict)
-    purpose: str = "solve"
-
-    def of(self, function: str) -> Count:
-        return self.by.setdefault(self.purpose, {}).setdefault(function, Count())
-
-    @contextlib.contextmanager
-    def counting(self, purpose: str) -> Iterator[None]:
-        """Count what runs inside under another purpose."""
-        before, self.purpose = self.purpose, purpose
-        try:
-            yield
-        finally:
-            self.purpose = before
-
-    def total(self, purpose: str = "solve") -> Count:
-        return sum(self.by.get(purpose, {}).values(), Count())
-
-    def copy(self) -> Calls:
-        return Calls({p: {name: Count() + c for name, c in one.items()} for p, one in self.by.items()}, self.purpose)
-
-    def as_dict(self) -> dict[str, dict[str, dict[str, int]]]:
-        return {p: {name: dict(vars(count)) for name, count in one.items()} for p, one in self.by.items()}
-
-    @classmethod
-    def from_dict(cls, by: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Calls:
-        return cls({p: {name: Count(**count) for name, count in one.items()} for p, one in by.items()})
-
-    def __getattr__(self, name: str) -> int:
-        if name in Count.__dataclass_fields__:
-            return getattr(self.total(), name)
-        raise AttributeError(name)
-
-
-# -- a user's own derivatives -----------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Function:
-    """A function with derivatives of its own, wherever a callable stands. What is missing is autodiff of `value`.
-
-    For a scalar function of (x, y): `gradient(x, y)` -> (g_x, g_y); `hvp(x, y, v)` = g_yy v; `jvp(x, y, v)` = d/dx <g_y, v>,
-    shaped like x. Of x alone: `gradient(x)` -> g_x, `hvp(x, v)`. For a constraint of (x, y): `jacobian(x, y)` -> (J_x, J_y)
-    with one row a component; `vjp(x, y, w)` -> (J_x' w, J_y' w). Each gets the batch last where there is one, and the
-    variables' structures go in and come out.
-
-    >>> half_square = Function(lambda x, y: 0.5 * ((y - x) ** 2).sum(), gradient=lambda x, y: (x - y, y - x))
-    """
-
-    value: Callable[..., Any]
-    gradient: Callable[..., Any] | None = None
-    hvp: Callable[..., Any] | None = None
-    jacobian: Callable[..., Any] | None = None
-    vjp: Callable[..., Any] | None = None
-    jvp: Callable[..., Any] | None = None
-    torch: bool = field(default=True, repr=False)
-
-    @staticmethod
-    def numpy(
-        value: Callable[..., Any],
-        *,
-        gradient: Callable[..., Any] | None = None,
-        hvp: Callable[..., Any] | None = None,
-        jacobian: Callable[..., Any] | None = None,
-        vjp: Callable[..., Any] | None = None,
-        jvp: Callable[..., Any] | None = None,
-    ) -> Function:
-        """The same from functions that take and return numpy arrays (JAX, CasADi, ...): nothing is autodiffed.
-
-        Raises ProblemError where no first derivative is given.
-        """
-        if gradient is None and jacobian is None and vjp is None:
-            raise ProblemError("Function.numpy: expected gradient= (or jacobian= or vjp= for a constraint), got none: numpy code is not autodiffed")
-        given = [None if f is None else _through_numpy(f) for f in (value, gradient, hvp, jacobian, vjp, jvp)]
-        return Function(*given, torch=False)  # pyright: ignore[reportArgumentType]
-
-    def __call__(self, *args: Any) -> Any:
-        return self.value(*args)
-
-
-def _through_numpy(function: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*trees: Tree) -> Tree:
-        first = Vec.of(trees[0])
-
-        def back(leaf: Any) -> Tensor:
-            return torch.as_tensor(np.array(leaf), dtype=first.dtype, device=first.device)
-
-        arrays = [map_leaves(lambda leaf: leaf.detach().cpu().numpy() if isinstance(leaf, Tensor) else leaf, tree) for tree in trees]
-        return map_leaves(back, function(*arrays))
-
-    return call
+from .function import Function
+from .vec import Tree, Vec
 
 
 # -- a scalar function, ready to differentiate ------------------------------------------------------------------------------
@@ -153,7 +36,17 @@ class Draw:
 class Objective:
     """A scalar function of Vecs, its sampler and its tally. `call(*trees, *batch)` is the user's function."""
 
-    def __init__(self, name: str, call: Callable[..., Any], calls: Calls, *, sampler: Sampler | None = None, seed: int = 0, stream: int = 0):
+    def __init__(
+        self,
+        name: str,
+        call: Callable[..., Any],
+        calls: Calls,
+        *,
+        sampler: Sampler | None = None,
+        seed: int = 0,
+        stream: int = 0,
+        random: bool = False,
+    ):
         self.name = name
         self.own = call if isinstance(call, Function) else Function(call)
         self.calls = calls
@@ -161,6 +54,7 @@ class Objective:
         self.takes_batch = not isinstance(self.sampler, NoData)
         self.seed = seed
         self.stream = stream
+        self.random = random or self.sampler.stochastic  # may use module randomness (dropout)
         self._whole = None if self.sampler.stochastic else self.draw(0)
 
     @property
@@ -171,7 +65,7 @@ class Objective:
     def draw(self, n: int) -> Draw:
         """The n-th batch; for a deterministic function always the same one."""
         batch = self.sampler.draw(self.seed, self.stream, n)
-        key = (self.seed, self.stream, n) if self.sampler.stochastic else None
+        key = (self.seed, self.stream, n) if self.random else None
         return Draw(batch, key, rows(batch) if self.takes_batch else 0)
 
     def evaluate(self, args: Sequence[Tree], draw: Draw) -> Tensor:
@@ -180,7 +74,9 @@ class Objective:
         with randomness(draw.key, args):
             out = self.own.value(*args, *batch)
         if not isinstance(out, Tensor) or out.numel() != 1 or not out.is_floating_point():
-            got = f"shape {tuple(out.shape)}, dtype {out.dtype}" if isinstance(out, Tensor) else f"{type(out).__name__} {out!r:.60}"
+            got = (
+                f"shape {tuple(out.shape)}, dtype {out.dtype}" if isinstance(out, Tensor) else f"{type(out).__name__} {out!r:.60}"
+            )
             raise ProblemError(f"{self.name}: expected a scalar floating-point tensor, got {got}")
         return out.reshape(())
 
@@ -216,10 +112,13 @@ class Objective:
         batch = (draw.batch,) if self.takes_batch else ()
         with torch.no_grad():
             value = self.evaluate(trees, draw)
-            given = self.own.gradient(*trees, *batch)
+            with randomness(draw.key, trees):
+                given = self.own.gradient(*trees, *batch)
         parts = (given,) if len(args) == 1 else given
         if not isinstance(parts, (tuple, list)) or len(parts) != len(args):
-            raise ProblemError(f"{self.name}.gradient: expected {len(args)} gradients, one an argument, got {type(given).__name__}")
+            raise ProblemError(
+                f"{self.name}.gradient: expected {len(args)} gradients, one an argument, got {type(given).__name__}"
+            )
         return value.double(), [shaped(parts[i], args[i], f"{self.name}.gradient") for i in wrt]
 
 
@@ -269,22 +168,28 @@ class Linearization:
             raise Unsuitable(f"{objective.name}: no second derivatives: give Function(..., hvp=, jvp=)")
         self.objective, self.args, self.draw = objective, list(args), draw
         own = objective.own
-        self._count = objective.calls.of(objective.name)
-        self._count.gradients += 1
-        self._count.rows += draw.rows
-        if own.torch and (own.hvp is None or (own.jvp is None and len(args) > 1)):
-            every = range(len(args))
-            # cuDNN's RNN kernels have no double backward.
-            with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-                trees, self._inputs = _differentiable(args, every)
-                out = objective.evaluate(trees, draw)
-                found = torch.autograd.grad(out, self._inputs, create_graph=True, allow_unused=True) if out.requires_grad else [None] * len(self._inputs)
-            self._graph = [g if g is None or g.requires_grad else g.detach() for g in found]
-            self.value = out.detach().double()
-            self.grads = [g.detach() for g in _split(found, self._inputs, args, every)]
+        count = objective.calls.of(objective.name)
+        count.gradients += 1
+        count.rows += draw.rows
+        self._graph: list[Tensor | None] = []
+        if own.torch and (own.gradient is None or own.hvp is None or (own.jvp is None and len(args) > 1)):
+            self.value, self.grads = self._differentiate()
         else:
-            self._graph = []
             self.value, self.grads = objective._own_gradient(args, draw, range(len(args)))
+
+    def _differentiate(self) -> tuple[Tensor, list[Vec]]:
+        every = range(len(self.args))
+        # cuDNN's RNN kernels have no double backward.
+        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+            trees, self._inputs = _differentiable(self.args, every)
+            out = self.objective.evaluate(trees, self.draw)
+            found = (
+                torch.autograd.grad(out, self._inputs, create_graph=True, allow_unused=True)
+                if out.requires_grad
+                else [None] * len(self._inputs)
+            )
+        self._graph = [g if g is None or g.requires_grad else g.detach() for g in found]
+        return out.detach().double(), [g.detach() for g in _split(found, self._inputs, self.args, every)]
 
     def product(self, v: Vec, row: int, col: int) -> Vec:
         self._tick(row, col, 1)
@@ -312,16 +217,20 @@ class Linearization:
 
     def _call_own(self, own: Callable[..., Any], v: Vec) -> Tree:
         batch = (self.draw.batch,) if self.objective.takes_batch else ()
-        with torch.no_grad():
+        with torch.no_grad(), randomness(self.draw.key, self.args):
             return own(*[vec.detach().tree() for vec in self.args], v.detach().tree(), *batch)
 
     def _backward(self, v: Sequence[Tensor], row: int, col: int, batched: bool) -> Vec:
+        if not self._graph and self.objective.own.torch:
+            self._differentiate()  # a block that the user's own products leave out
         if not self._graph:
             raise Unsuitable(f"{self.objective.name}: this second derivative is not given: Function(..., hvp=, jvp=)")
         start = [0]
         for vec in self.args:
             start.append(start[-1] + len(vec.leaves))
-        pairs = [(g, w.to(g.dtype)) for g, w in zip(self._graph[start[col] : start[col + 1]], v) if g is not None and g.requires_grad]
+        pairs = [
+            (g, w.to(g.dtype)) for g, w in zip(self._graph[start[col] : start[col + 1]], v) if g is not None and g.requires_grad
+        ]
         inputs = self._inputs[start[row] : start[row + 1]]
         if pairs:
             outs, weights = zip(*pairs)
@@ -333,10 +242,11 @@ class Linearization:
         return self.args[row].like(leaf.new_zeros(lead + leaf.shape) if g is None else g for g, leaf in zip(found, inputs))
 
     def _tick(self, row: int, col: int, n: int) -> None:
+        count = self.objective.calls.of(self.objective.name)
         if row == col:
-            self._count.hvps += n
+            count.hvps += n
         else:
-            self._count.jvps += n
+            count.jvps += n
 
 
 # -- a vector-valued function -----------------------------------------------------------------------------------------------
@@ -371,12 +281,17 @@ class Constraint:
             with torch.no_grad():
                 given = self.own.jacobian(*trees)
             parts = given if len(args) > 1 else (given,)
-            rows_of = [Vec.of(part, f"{self.name}.jacobian") for part in parts]
-            return [vec.like(torch.tensordot(weights.to(J.dtype), J, 1) for J in part.leaves) for part, vec in zip(rows_of, args)]
+            stacks = [vec.map(lambda leaf: leaf.expand(len(weights), *leaf.shape)) for vec in args]
+            rows_of = [shaped(part, stack, f"{self.name}.jacobian") for part, stack in zip(parts, stacks)]
+            return [J.map(lambda leaf: torch.tensordot(weights.to(leaf.dtype), leaf, 1)) for J in rows_of]
         with torch.enable_grad():
             trees, inputs = _differentiable(args, range(len(args)))
             out = self.evaluate(trees)
-            found = torch.autograd.grad(out, inputs, weights.to(out.dtype), allow_unused=True) if out.requires_grad else [None] * len(inputs)
+            found = (
+                torch.autograd.grad(out, inputs, weights.to(out.dtype), allow_unused=True)
+                if out.requires_grad
+                else [None] * len(inputs)
+            )
         return _split(found, inputs, args, range(len(args)))
 
 
@@ -389,20 +304,31 @@ def randomness(key: tuple[int, int, int] | None, args: Sequence[Any]) -> Iterato
         return
     devices = sorted({leaf.device.index or 0 for arg in args for leaf in Vec.of(arg).leaves if leaf.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would reseed every CUDA device, forked or not
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
         yield
 
 
 def shaped(tree: Tree, like: Vec, name: str) -> Vec:
     """A tree that must have the structure and shapes of a variable."""
     vec = Vec.of(tree, name)
-    got, wanted = [tuple(leaf.shape) for leaf in vec.leaves], [tuple(leaf.shape) for leaf in like.leaves]
+    leaves = vec.leaves
+    if vec.spec != like.spec:  # a dict may come back in another order (JAX sorts the keys)
+        by_path = dict(zip(vec.paths(), vec.leaves))
+        if set(by_path) != set(like.paths()):
+            raise ProblemError(f"{name}: expected the entries {like.paths()}, got {vec.paths()}")
+        leaves = [by_path[path] for path in like.paths()]
+    got, wanted = [tuple(leaf.shape) for leaf in leaves], [tuple(leaf.shape) for leaf in like.leaves]
     if got != wanted:
         raise ProblemError(f"{name}: expected shapes {wanted}, got {got}")
-    return like.like(leaf.to(ref.dtype) for leaf, ref in zip(vec.leaves, like.leaves))
+    return like.like(leaf.to(ref.dtype) for leaf, ref in zip(leaves, like.leaves))
 
 
 def _differentiable(args: Sequence[Vec], wrt: Sequence[int]) -> tuple[list[Tree], list[Tensor]]:
+    if torch.is_inference_mode_enabled():
+        raise ProblemError("torch.inference_mode() is on: nothing can be differentiated; torch.no_grad() is fine")
     trees, inputs = [], []
     for i, vec in enumerate(args):
         leaves = [leaf.detach().requires_grad_(i in wrt) for leaf in vec.leaves]

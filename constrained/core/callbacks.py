@@ -38,7 +38,9 @@ class History:
         text = io.StringIO()
         table = csv.DictWriter(text, names, lineterminator="\n")
         table.writeheader()
-        table.writerows({name: repr(value) if isinstance(value, float) else value for name, value in row.items()} for row in self.rows)
+        table.writerows(
+            {name: repr(value) if isinstance(value, float) else value for name, value in row.items()} for row in self.rows
+        )
         write_text(path, text.getvalue())
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,12 +110,19 @@ class Progress:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         if self._bar is None:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("{task.fields[figures]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[figures]}"),
+            )
             self._bar = Progress(*columns, transient=True, redirect_stdout=False, redirect_stderr=False)
             self._task = self._bar.add_task("solve", total=event.max_steps, figures="")
             self._bar.start()
         figures = "  ".join(f"{name} {value:.3g}" for name, value in event.monitor.items())
-        self._bar.update(self._task, completed=event.k, description=f"step {event.k}", figures=f"{event.calls.gradients} gradients  {figures}")
+        self._bar.update(
+            self._task, completed=event.k, description=f"step {event.k}", figures=f"{event.calls.gradients} gradients  {figures}"
+        )
         if event.status.done:
             self.close()
 

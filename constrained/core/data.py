@@ -100,19 +100,25 @@ class MiniBatches:
         collate: Callable[[list], Batch] | None = None,
         stratify: Sequence[int] | Tensor | None = None,
     ):
-        self.arrays = data if isinstance(data, Tensor) or _tensors(data) else None
+        if isinstance(data, np.ndarray):
+            data = torch.as_tensor(data)
+        if isinstance(data, (tuple, list)) and any(isinstance(part, np.ndarray) for part in data):
+            data = tuple(torch.as_tensor(part) for part in data)
+        self.arrays = data if (isinstance(data, Tensor) and data.ndim > 0) or _tensors(data) else None
         self.dataset = data
-        lengths = {len(part) for part in ([data] if isinstance(data, Tensor) else data)} if self.arrays is not None else {_length(data)}
+        lengths = (
+            {len(part) for part in ([data] if isinstance(data, Tensor) else data)} if self.arrays is not None else {_length(data)}
+        )
         if len(lengths) != 1:
             raise ProblemError(f"MiniBatches: expected tensors of one length, got lengths {sorted(lengths)}")
         (self.length,) = lengths
         if self.length == 0:
             raise ProblemError("MiniBatches: expected at least one row, got none")
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
             raise ProblemError(f"MiniBatches: size must be an integer >= 1, got {size!r}")
         if shuffle not in ("epochs", "replacement", "none"):
             raise ProblemError(f"MiniBatches: shuffle must be 'epochs', 'replacement' or 'none', got {shuffle!r}")
-        self.size = min(size, self.length)
+        self.size = min(int(size), self.length)
         self.shuffle = shuffle
         self.collate = collate or torch_data.default_collate
         self.stratify = None if stratify is None else np.asarray(stratify)
@@ -144,12 +150,18 @@ class MiniBatches:
         order = rng.permutation(self.length)
         if self.stratify is None:
             return order
-        labels = self.stratify[order]
-        place = np.empty(self.length)
-        for label in np.unique(labels):  # spread each label evenly over the epoch
-            here = np.flatnonzero(labels == label)
-            place[here] = (np.arange(len(here)) + rng.random()) / len(here)
-        return order[np.argsort(place, kind="stable")]
+        # Each batch gets the floor of its share of each label. What is left goes, batch by batch, to the labels with most left:
+        # the greedy construction of Gale and Ryser, so every share is rounded down or up, and rows and columns add up.
+        _, labels, counts = np.unique(self.stratify[order], return_inverse=True, return_counts=True)
+        sizes = np.diff(np.append(np.arange(0, self.length, self.size), self.length))
+        share = np.outer(sizes, counts) // self.length
+        left = counts - share.sum(0)
+        for b in rng.permutation(len(sizes)):
+            most = np.lexsort((rng.random(len(left)), -left))[: sizes[b] - share[b].sum()]
+            share[b, most] += 1
+            left[most] -= 1
+        parts = [np.split(order[labels == l], np.cumsum(share[:-1, l])) for l in range(len(counts))]
+        return np.concatenate([rng.permutation(np.concatenate(batch)) for batch in zip(*parts)])
 
     def draw(self, seed: int, stream: int, n: int) -> Batch:
         index = self.indices(seed, stream, n)
@@ -181,10 +193,10 @@ def rows(batch: Batch) -> int:
 
 
 def _tensors(data: Any) -> bool:
-    return isinstance(data, (tuple, list)) and len(data) > 0 and all(isinstance(part, Tensor) for part in data)
+    return isinstance(data, (tuple, list)) and len(data) > 0 and all(isinstance(part, Tensor) and part.ndim > 0 for part in data)
 
 
 def _length(data: Any) -> int:
-    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+    if isinstance(data, dict) or not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         raise ProblemError(f"MiniBatches: expected tensors or a map-style Dataset, got {type(data).__name__}")
     return len(data)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .options import Momentum, NonNegative, Options, Positive, Schedule
-from .vec import Vec
+from .vec import Vec, state
 
 OptState = dict[str, dict[str, Tensor]]
 
@@ -83,7 +83,11 @@ class AdamW(Options):
             if d is None:
                 leaves.append(x)
                 continue
-            old = state.get(path) or {"first": torch.zeros_like(x), "second": torch.zeros_like(x), "count": x.new_zeros((), dtype=torch.float64)}
+            old = state.get(path) or {
+                "first": torch.zeros_like(x),
+                "second": torch.zeros_like(x),
+                "count": x.new_zeros((), dtype=torch.float64),
+            }
             first, second, count = b1 * old["first"] + (1 - b1) * d, b2 * old["second"] + (1 - b2) * d * d, old["count"] + 1
             scale = (second / (1 - b2**count).to(x.dtype)).sqrt() + self.eps
             leaves.append(x - lr * (first / (1 - b1**count).to(x.dtype) / scale + self.decay * x))
@@ -134,3 +138,32 @@ class ScalarAdam(Options):
             leaves.append(torch.where(here, x - lr * step, x))
             new[path] = {"first": first, "count": seen}
         return params.like(leaves), new
+
+
+@state
+class TailAverage:
+    """The mean of the last part of a sequence of unknown length: of the last half when `n` is a power of two, in between of
+    at most the last three quarters. Two running means: the younger takes over when it covers half.
+    """
+
+    n: int
+    old: Vec
+    old_start: int
+    young: Vec
+    young_start: int
+
+    @classmethod
+    def of(cls, x: Vec) -> TailAverage:
+        return cls(0, x, 0, x, 0)
+
+    def add(self, x: Vec) -> TailAverage:
+        n = self.n + 1
+        old = self.old.lerp(x, 1.0 / (n - self.old_start))
+        young = self.young.lerp(x, 1.0 / (n - self.young_start))
+        if n >= 2 * max(self.young_start, 1):
+            return TailAverage(n, young, self.young_start, x, n)
+        return TailAverage(n, old, self.old_start, young, self.young_start)
+
+    @property
+    def mean(self) -> Vec:
+        return self.old

@@ -141,8 +141,10 @@ def holds(value: Any, alternative: Any) -> bool:
         return value in typing.get_args(alternative)
     if origin is tuple:
         parts = typing.get_args(alternative)
-        return isinstance(value, tuple) and len(value) == len(parts) and all(
-            any(holds(v, a) for a in _alternatives(part)) for v, part in zip(value, parts)
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(parts)
+            and all(any(holds(v, a) for a in _alternatives(part)) for v, part in zip(value, parts))
         )
     if (origin or alternative) is Callable or origin is typing.get_origin(Callable[..., Any]):
         return callable(value)

@@ -1,4 +1,4 @@
-"""The only loop and the only clock: `iterate`, `solve`, and what they give, `Event` and `Result`."""
+"""The only loop and the only clock: `iterate`, `solve`, `Event`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from . import checkpoint
-from .autodiff import Calls
-from .errors import OptionError, SolveFailed, Unsuitable
+from .calls import Calls
+from .errors import OptionError, Unsuitable
+from .result import Result
 from .solver import Feature, Point, Problem, Solver, Status
-from .vec import Tree, copy, finite
+from .vec import copy, finite
 from .version import VERSION
 
 Callback = Callable[["Event"], "bool | None"]
@@ -65,88 +66,6 @@ class Event:
         return f"Event(k={self.k}, status={self.status.name}, seconds={self.seconds:.3g}, gradients={self.calls.gradients})"
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What a solve returns.
-
-    `x`, `y` in the structures of the problem; `status` and its sentence with figures, `message`; `steps`, `seconds` (of the
-    solver alone), `calls` (by function and purpose); `notes`, sentences that qualify the answer; `state`, the solver's last
-    state. `residuals()` and `certify()` are computed from the problem at (x, y).
-    """
-
-    x: Tree
-    y: Tree | None
-    multipliers: Any
-    status: Status
-    message: str
-    steps: int
-    seconds: float
-    calls: Calls
-    notes: tuple[str, ...]
-    state: Any = dataclasses.field(repr=False)
-    solver: Solver
-    seed: int
-    problem: Problem | None = dataclasses.field(repr=False, compare=False)
-
-    @property
-    def success(self) -> bool:
-        """The status is CONVERGED."""
-        return self.status.ok
-
-    @functools.cached_property
-    def fun(self) -> float:
-        """The upper objective at (x, y)."""
-        return self._problem().objective(self.point)
-
-    @property
-    def point(self) -> Point:
-        return Point(self.x, self.y, self.multipliers)
-
-    def residuals(self) -> dict[str, float]:
-        """Optimality residuals at (x, y), unscaled 2-norms, computed from the problem and not by the solver."""
-        return self._problem().residuals(self.point)
-
-    def certify(self) -> dict[str, float]:
-        """`residuals()` and the checks that take more work: the lower level re-solved from several starts."""
-        return self._problem().certify(self.point)
-
-    def raise_for_status(self) -> Result:
-        """This result, or SolveFailed where the run ended without an answer; an ended budget is not a failure."""
-        if not (self.status.ok or self.status.budget):
-            raise SolveFailed(self.message, self)
-        return self
-
-    def module(self) -> torch.nn.Module:
-        """A copy of the user's nn.Module with y as its parameters."""
-        return self._problem().module(self.point)
-
-    def on(self, problem: Problem) -> Result:
-        """This result attached to a problem, after unpickling."""
-        return dataclasses.replace(self, problem=problem)
-
-    def _problem(self) -> Problem:
-        if self.problem is None:
-            raise OptionError("this result was unpickled without its problem: attach one with result.on(problem)")
-        return self.problem
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "problem": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-    def __repr__(self) -> str:
-        lines = [f"Result: {self.message}"]
-        lines += [f"  {name}: {_show(value)}" for name, value in (("x", self.x), ("y", self.y)) if value is not None]
-        lines.append(f"  {self.steps} steps, {self.calls.gradients} gradients, {self.seconds:.2f} s, {self.solver!r}")
-        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
-
-
-def _show(tree: Tree) -> str:
-    text = " ".join(repr(tree).split())
-    return text if len(text) <= 100 else text[:97] + "..."
-
-
 class _Run:
     """The state of a run, shared by its events."""
 
@@ -179,13 +98,24 @@ class _Run:
         """What must be equal for a checkpoint to continue here. The tolerance may change."""
         fields = {f.name: repr(getattr(self.solver, f.name)) for f in dataclasses.fields(self.solver) if f.name != "tol"}  # pyright: ignore[reportArgumentType]
         kinds = [type(callback).__name__ for callback in self.stateful()]
-        return {"problem": self.problem.signature(), "solver": {type(self.solver).__name__: fields}, "seed": self.seed, "callbacks": kinds}
+        return {
+            "problem": self.problem.signature(),
+            "solver": {type(self.solver).__name__: fields},
+            "seed": self.seed,
+            "callbacks": kinds,
+        }
 
     def stateful(self) -> list[Any]:
         return [callback for callback in self.callbacks if hasattr(callback, "state_dict")]
 
     def save(self, path: Path) -> None:
-        header = {"version": VERSION, "run": self.identity(), "k": self.k, "seconds": self.seconds, "calls": self.oracle.calls.as_dict()}
+        header = {
+            "version": VERSION,
+            "run": self.identity(),
+            "k": self.k,
+            "seconds": self.seconds,
+            "calls": self.oracle.calls.as_dict(),
+        }
         header["callbacks"] = [callback.state_dict() for callback in self.stateful()]
         checkpoint.save(path, header, self.state, self.oracle.variables)
 
@@ -288,7 +218,19 @@ def solve(
     message = status.value if not run.details else f"{status.value[:-1]}: {run.details}."
     notes = run.solver.notes(run.state)
     return Result(
-        point.x, point.y, point.multipliers, status, message, run.k, run.seconds, run.oracle.calls.copy(), notes, run.state, run.solver, seed, problem
+        point.x,
+        point.y,
+        point.multipliers,
+        status,
+        message,
+        run.k,
+        run.seconds,
+        run.oracle.calls.copy(),
+        notes,
+        run.state,
+        run.solver,
+        seed,
+        problem,
     )
 
 
@@ -392,7 +334,9 @@ def _number(name: str, value: Any, low: float, whole: bool = False, optional: bo
         return
     kind = int if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kind) or not value >= low:
-        raise OptionError(f"{name}: must be {'an integer' if whole else 'a number'} >= {low:g}{' or None' if optional else ''}, got {value!r}")
+        raise OptionError(
+            f"{name}: must be {'an integer' if whole else 'a number'} >= {low:g}{' or None' if optional else ''}, got {value!r}"
+        )
 
 
 __all__ = ["Callback", "Event", "Result", "default_solver", "iterate", "solve"]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from .autodiff import Calls
+from .calls import Calls
 from .errors import OptionError
 from .options import Options
 from .vec import Tree, Vec

@@ -87,7 +87,7 @@ class Vec:
     __rmul__ = __mul__
 
     def __truediv__(self, scale: Scalar) -> Vec:
-        return self * (1.0 / scale)
+        return self * (1.0 / (scale.double() if isinstance(scale, Tensor) else scale))
 
     def add(self, other: Vec, scale: Scalar) -> Vec:
         """self + scale * other, in one pass where `scale` is a number."""

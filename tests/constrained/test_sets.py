@@ -130,7 +130,7 @@ def points(case: Case, seed: int, count: int, scale: float = 1.5, dtype: torch.d
     return [like.unravel(torch.tensor(scale * rng.standard_normal(like.size))) for _ in range(count)]
 
 
-# -- every set ---------------------------------------------------------------------------------------------------------------
+# -- every set --------------------------------------------------------------------------------------------------------------
 @EVERY
 def test_projection_agrees_with_cvxpy(case):
     for v in points(case, 1, 3):
@@ -220,7 +220,7 @@ def test_works_under_no_grad_and_tracks_nothing(case):
     assert not quiet.requires_grad
 
 
-# -- violation: at most 10 eps times the scale of the data --------------------------------------------------------------------
+# -- violation: at most 10 eps times the scale of the data ------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e8])
 def test_violation_is_rounding(dtype, scale):
@@ -255,7 +255,7 @@ def test_simplex_does_not_lose_a_long_row():
     assert abs(math.fsum(p.tolist()) - 1) <= 1e-14
 
 
-# -- degenerate and closed forms ----------------------------------------------------------------------------------------------
+# -- degenerate and closed forms --------------------------------------------------------------------------------------------
 def project(one: ConvexSet, *values: float) -> list[float]:
     return one.project(Vec.of(torch.tensor(values, dtype=torch.float64))).ravel().tolist()
 
@@ -372,7 +372,7 @@ def test_product_leaves_the_rest_untouched_and_keeps_dtypes_apart():
     assert list(p) == ["w", "b"]
 
 
-# -- what is refused ----------------------------------------------------------------------------------------------------------
+# -- what is refused --------------------------------------------------------------------------------------------------------
 def refused(make: Callable[[], Any], *words: str) -> None:
     with pytest.raises(ProblemError) as caught:
         make()
@@ -455,7 +455,7 @@ def test_check_names_the_variable_and_what_came(one, tree, words):
     refused(lambda: one.project(Vec.of(tree)), *words[1:])
 
 
-# -- repr and docstrings --------------------------------------------------------------------------------------------------------
+# -- repr and docstrings ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "one",
     [

@@ -35,7 +35,7 @@ def expected(seed: int, stream: int, epoch: int, n: int = N) -> np.ndarray:
     return np.random.default_rng(np.random.SeedSequence([seed, stream, epoch])).permutation(n)
 
 
-# -- no data, all data ----------------------------------------------------------------------------------------------------------
+# -- no data, all data ------------------------------------------------------------------------------------------------------
 def test_no_data():
     none = NoData()
     assert none.draw(0, 0, 0) is None
@@ -64,7 +64,7 @@ def test_they_are_samplers(sampler):
     assert isinstance(sampler, Sampler)
 
 
-# -- mini-batches ---------------------------------------------------------------------------------------------------------------
+# -- mini-batches -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("size", [1, 5, 23, 100])
 def test_batches_are_numpys_permutation_cut_up(size):
     batches = MiniBatches(INPUTS, size)

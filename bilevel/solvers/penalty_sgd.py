@@ -1,0 +1,137 @@
+"""PenaltySGD: the penalty method as one stochastic loop, after Kwon, Kwon, Wright and Nowak (2023).
+
+Problem
+    min over x in X of f(x, y), y in argmin { g(x, y) : y in Y }, f and g known by mini-batches xi, zeta.
+
+Reformulation
+    psi_s(x) = min_y max_z f(x, y) + (g(x, y) - g(x, z)) / s, at a fixed s or along a schedule: its minimiser differs from the
+    bilevel one by O(s), and the noise of its gradient grows like 1/s.
+
+Algorithm
+    (1) m_z <- b m_z + (1 - b) g_y(x, z; zeta)
+        m_y <- b m_y + (1 - b) (s f_y(x, y; xi) + g_y(x, y; zeta)) / (1 + s)
+    (2) d   <- f_x(x, y; xi) + (g_x(x, y; zeta) - g_x(x, z; zeta)) / s        both copies on the same zeta: the noise cancels
+    (3) z <- P_Y(z - gamma m_z),  y <- P_Y(y - gamma m_y)
+    (4) x <- P_X(optimizer's step along d), after `warmup` steps
+    (5) x averaged over the last half;  answer: (that average, z)
+
+Notation
+    s = sigma, b = momentum. (1) and (2) come from one two-argument backward a copy.
+
+References
+    arXiv 2309.01753, Algorithm 2 with plain momentum instead of STORM; F2SA, arXiv 2301.10945, is its ancestor. The scaling by
+    1 + s, the warm-up, the optimizer for x and the average are this library's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from constrained.core.moments import Optimizer, OptState, ScalarAdam, TailAverage
+from constrained.core.options import Count, Momentum, Positive, Power, Schedule, at
+from constrained.core.solver import Feature, Point, Solver, Status
+from constrained.core.vec import Vec, state
+
+from ..oracle import BilevelOracle
+
+GROWTH = 1e10  # of |x|, |y| or |z| over its start, beyond which the run has diverged
+
+
+@state
+class PenaltySGDState:
+    """The two lower copies, their averaged directions, and x with its optimizer and average."""
+
+    k: int
+    x: Vec
+    y: Vec  # near the minimiser of sigma f + g
+    z: Vec  # near the minimiser of g
+    m_y: Vec
+    m_z: Vec
+    outer: OptState
+    average: TailAverage
+    gamma: float  # where it is estimated
+    scale: float  # 1 + the norm of the start
+
+
+@dataclass(frozen=True, kw_only=True)
+class PenaltySGD(Solver[BilevelOracle, PenaltySGDState]):
+    """Single-loop stochastic penalty method: three mini-batch gradients a step, first order only.
+
+    x - along f_x(y) + (g_x(y) - g_x(z)) / sigma, y along (sigma f_y + g_y) / (1 + sigma), z along g_y.
+
+    sigma: penalty; smaller is less biased and noisier. gamma: step of y and z; None is 1 / (largest curvature of g, measured at
+    the start by 10 gradients). momentum: weight of the past directions. outer: the optimizer of x. warmup: steps during which x
+    is frozen. The answer is x averaged over the last half with the last z. Not tuning-free: `sigma` and the learning rate of
+    `outer` are choices; a run ends at `max_steps`, which must be given.
+
+    >>> PenaltySGD(sigma=10.0, gamma=1.0).momentum
+    0.9
+
+    Source: arXiv 2309.01753, Algorithm 2; see the module for the deviations.
+    """
+
+    supports: ClassVar[Feature] = Feature.LOWER | Feature.SAMPLES | Feature.X_SET | Feature.Y_SET | Feature.NO_HVP
+    requires: ClassVar[Feature] = Feature.LOWER
+    stochastic: ClassVar[bool] = True
+
+    tol: Positive | None = None
+    sigma: Positive | Schedule = Power(1.0, 0.25)
+    gamma: Positive | Schedule | None = None
+    momentum: Momentum = 0.9
+    outer: Optimizer = ScalarAdam(lr=Power(0.1, 0.5), betas=(0.9, 0.99))
+    warmup: Count = 50
+
+    def init(self, oracle: BilevelOracle, start: Point) -> PenaltySGDState:
+        x, y = start.x, start.y
+        gamma = 1.0 / largest_curvature(oracle, x, y) if self.gamma is None else 0.0
+        zero = y.zeros()
+        scale = 1.0 + float(x.norm()) + float(y.norm())
+        return PenaltySGDState(0, x, y, y, zero, zero, self.outer.init(x), TailAverage.of(x), gamma, scale)
+
+    def step(self, oracle: BilevelOracle, state: PenaltySGDState) -> PenaltySGDState:
+        f, g, X, Y, k = oracle.f, oracle.g, oracle.X, oracle.Y, state.k
+        x, y, z, b = state.x, state.y, state.z, self.momentum
+        sigma, gamma = at(self.sigma, k), state.gamma if self.gamma is None else at(self.gamma, k)
+        xi, zeta = f.draw(k), g.draw(k)
+        frozen = k < self.warmup
+
+        if frozen:
+            _, (h_y,) = oracle.penalised(sigma, x, y, xi, zeta, wrt=(1,))
+            g_y = g.grad_y(x, z, zeta)
+        else:
+            _, (h_x, h_y) = oracle.penalised(sigma, x, y, xi, zeta, wrt=(0, 1))
+            g_x, g_y = g.grad(x, z, zeta)
+        m_z = state.m_z.lerp(g_y, 1 - b)  # (1)
+        m_y = state.m_y.lerp(h_y / (1 + sigma), 1 - b)  # (1)
+        z, y = Y.project(z.add(m_z, -gamma)), Y.project(y.add(m_y, -gamma))  # (3)
+        new = replace(state, k=k + 1, y=y, z=z, m_y=m_y, m_z=m_z)
+        if frozen:
+            return new
+        d = (h_x - g_x) / sigma  # (2)
+        x, outer = self.outer.update(x, d.leaves, state.outer, at(self.outer.lr, k - self.warmup))  # (4)
+        x = X.project(x)
+        return replace(new, x=x, outer=outer, average=state.average.add(x))  # (5)
+
+    def terminate(self, oracle: BilevelOracle, state: PenaltySGDState) -> Status:
+        size = max(float(v.norm()) for v in (state.x, state.y, state.z))
+        return Status.DIVERGED if size > GROWTH * state.scale else Status.RUNNING
+
+    def answer(self, oracle: BilevelOracle, state: PenaltySGDState) -> Point:
+        return Point(oracle.X.project(state.average.mean), state.z)
+
+
+def largest_curvature(oracle: BilevelOracle, x: Vec, y: Vec, rounds: int = 10) -> float:
+    """The largest eigenvalue of g_yy at (x, y) on the first batch, by power iterations on differences of gradients."""
+    zeta = oracle.g.draw(0)
+    generator = torch.Generator().manual_seed(0)
+    v = y.map(lambda t: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t))
+    h = torch.finfo(y.dtype).eps ** (1 / 3) * max(1.0, float(y.max_norm()))
+    base, size = oracle.g.grad_y(x, y, zeta), 1.0
+    for _ in range(rounds - 1):
+        v = v / max(float(v.norm()), torch.finfo(y.dtype).tiny)
+        v = (oracle.g.grad_y(x, y.add(v, h), zeta) - base) / h
+        size = float(v.norm())
+    return size if size > 0 else 1.0

@@ -1,0 +1,68 @@
+"""Counting: how often each function of a problem was called, and what for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+
+
+@dataclass
+class Count:
+    """How often one function was called.
+
+    `gradients`: backward passes, one whether it gave one argument's gradient or all; `rows`: data rows in these (0 without
+    data); `hvps`: products with a block d2/dy2; `jvps`: with a mixed block d2/dxdy; `vjps`: J'v of constraints; `values`:
+    evaluations without a derivative.
+    """
+
+    values: int = 0
+    gradients: int = 0
+    rows: int = 0
+    hvps: int = 0
+    jvps: int = 0
+    vjps: int = 0
+
+    def __add__(self, other: Count) -> Count:
+        return Count(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass
+class Calls:
+    """Calls of each function, by what they were for: `solve`, `answer` or `certificate`.
+
+    `calls.gradients`, `.rows`, `.hvps`, ... add up the functions under `solve`; `calls.total("answer")` another purpose.
+    """
+
+    by: dict[str, dict[str, Count]] = field(default_factory=dict)
+    purpose: str = "solve"
+
+    def of(self, function: str) -> Count:
+        return self.by.setdefault(self.purpose, {}).setdefault(function, Count())
+
+    @contextlib.contextmanager
+    def counting(self, purpose: str) -> Iterator[None]:
+        """Count what runs inside under another purpose."""
+        before, self.purpose = self.purpose, purpose
+        try:
+            yield
+        finally:
+            self.purpose = before
+
+    def total(self, purpose: str = "solve") -> Count:
+        return sum(self.by.get(purpose, {}).values(), Count())
+
+    def copy(self) -> Calls:
+        return Calls({p: {name: Count() + c for name, c in one.items()} for p, one in self.by.items()}, self.purpose)
+
+    def as_dict(self) -> dict[str, dict[str, dict[str, int]]]:
+        return {p: {name: dict(vars(count)) for name, count in one.items()} for p, one in self.by.items()}
+
+    @classmethod
+    def from_dict(cls, by: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Calls:
+        return cls({p: {name: Count(**count) for name, count in one.items()} for p, one in by.items()})
+
+    def __getattr__(self, name: str) -> int:
+        if name in Count.__dataclass_fields__:
+            return getattr(self.total(), name)
+        raise AttributeError(name)

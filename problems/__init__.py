@@ -1,0 +1,1 @@
+"""The zoo: bilevel problems with sources, known solutions and recommended solvers."""

@@ -1,0 +1,57 @@
+"""Instance: a zoo problem with its source, its solution where one is known, and what solves it well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from constrained.core.run import Result
+from constrained.core.solver import Feature, Point, Problem, Solver
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """A solver with its options for one instance, and the steps it needs where it has no limit of its own."""
+
+    solver: Solver
+    max_steps: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """name; problem; source (paper or closed form); solution(s), each a Point with y where it is known, the best first;
+    scale: what each variable's size is, for relative errors; recommended: solver class -> how it solves this instance;
+    preconditioner: v -> approximate inverse KKT product, where there is one; study: what the command line does with a result
+    beyond the common table (pictures, task metrics).
+    """
+
+    name: str
+    problem: Problem
+    source: str
+    solution: tuple[Point, ...] = ()
+    scale: float = 1.0
+    recommended: Mapping[type[Solver], Recommended] = field(default_factory=dict)
+    preconditioner: Callable[[Any], Any] | None = None
+    study: Study | None = None
+
+    @property
+    def features(self) -> Feature:
+        return self.problem.features
+
+    def error(self, x: Any) -> float:
+        """Distance of x from the nearest known solution, relative to its norm (at least `scale`). NaN where none is known."""
+        from constrained.core.vec import Vec
+
+        if not self.solution:
+            return float("nan")
+        found = Vec.of(x)
+        far = [(found - Vec.of(point.x), Vec.of(point.x)) for point in self.solution]
+        return min(float(gap.norm()) / max(float(known.norm()), self.scale) for gap, known in far)
+
+
+class Study:
+    """What a family of problems makes of a result: metrics for the table, files for the output folder."""
+
+    def metrics(self, result: Result) -> dict[str, float]:
+        return {}

@@ -1,0 +1,126 @@
+"""Bilevel quadratics with a closed-form solution.
+
+    g(x, y) = 1/2 (y - Mx - m)' H (y - Mx - m)              H >= 0, eigenvalues 1 .. 1/cond, the last ny - rank set to zero
+    f(x, y) = 1/2 (y - a)' W (y - a) + 1/10 |x - b|^2 + x' C y
+    start   x = 0, y = 0, float64
+
+With rank < ny the lower solution is not unique: y = Mx + m + N n, N a basis of null(H). `flat=True` makes f ignore N, so that
+every lower solution is equally good; else f is strongly convex on N and the optimistic n is part of the solution.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from bilevel.problem import BilevelProblem
+from constrained.core.data import Sampler
+from constrained.core.errors import ProblemError
+from constrained.core.solver import Point
+
+from .instance import Instance
+
+RHO = 0.2
+
+
+class Noise:
+    """A batch is one standard normal vector of length n: noise that is added to a gradient."""
+
+    stochastic = True
+
+    def __init__(self, n: int):
+        self.n = n
+
+    def draw(self, seed: int, stream: int, n: int) -> torch.Tensor:
+        import numpy as np
+
+        return torch.from_numpy(np.random.default_rng(np.random.SeedSequence([seed, stream, n])).standard_normal(self.n))
+
+    def full(self) -> Sampler | None:
+        return Mean(self.n)
+
+    def __repr__(self) -> str:
+        return f"Noise({self.n})"
+
+
+class Mean:
+    """The expectation of `Noise`: zero."""
+
+    stochastic = False
+
+    def __init__(self, n: int):
+        self.n = n
+
+    def draw(self, seed: int, stream: int, n: int) -> torch.Tensor:
+        return torch.zeros(self.n, dtype=torch.float64)
+
+    def full(self) -> Sampler | None:
+        return self
+
+    def __repr__(self) -> str:
+        return f"Mean({self.n})"
+
+
+def quadratic(
+    *,
+    nx: int = 10,
+    ny: int = 20,
+    cond: float = 10.0,
+    rank: int | None = None,
+    flat: bool = False,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Instance:
+    """The quadratic of this seed with its solution by one linear solve.
+
+    nx, ny: sizes. cond >= 1: condition of H on its range. rank: of H (None: ny). noise: standard deviation of the gradient
+    noise; 0 is deterministic, else f gains noise xi'(x, y) and g noise zeta'(x, y) with xi, zeta drawn afresh each step.
+    """
+    if not (nx >= 1 and ny >= 1 and cond >= 1 and noise >= 0 and (rank is None or 1 <= rank <= ny)):
+        raise ProblemError(
+            f"quadratic: nx, ny, cond >= 1, 1 <= rank <= ny, noise >= 0 are wanted, got {nx=}, {ny=}, {cond=}, {rank=}, {noise=}"
+        )
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    Q, _ = torch.linalg.qr(normal(ny, ny))
+    eigenvalues = torch.logspace(0, -math.log10(cond), ny, dtype=torch.float64)
+    if rank is not None:
+        eigenvalues[rank:] = 0
+    H = Q @ torch.diag(eigenvalues) @ Q.T
+    M, m, a, b = normal(ny, nx) / math.sqrt(nx), normal(ny), normal(ny), normal(nx)
+    root = normal(ny, ny) / math.sqrt(ny)
+    W, C = root @ root.T + 0.5 * torch.eye(ny, dtype=torch.float64), 0.02 * normal(nx, ny)
+    if rank is not None and flat:
+        P = Q[:, :rank] @ Q[:, :rank].T
+        W, C = P @ W @ P, C @ P
+
+    def upper(x: torch.Tensor, y: torch.Tensor, xi: torch.Tensor | None = None) -> torch.Tensor:
+        value = 0.5 * (y - a) @ W @ (y - a) + 0.5 * RHO * ((x - b) ** 2).sum() + x @ C @ y
+        return value if xi is None else value + noise * (xi @ torch.cat([x, y]))
+
+    def lower(x: torch.Tensor, y: torch.Tensor, zeta: torch.Tensor | None = None) -> torch.Tensor:
+        r = y - M @ x - m
+        value = 0.5 * r @ H @ r
+        return value if zeta is None else value + noise * (zeta @ torch.cat([x, y]))
+
+    # y = B u + m with u = (x, n): minimise f over u.
+    B = M if rank is None or flat else torch.cat([M, Q[:, rank:]], 1)
+    E = torch.eye(nx, B.shape[1], dtype=torch.float64)
+    cross = E.T @ C @ B
+    u = torch.linalg.solve(B.T @ W @ B + RHO * E.T @ E + cross + cross.T, B.T @ W @ (a - m) + RHO * E.T @ b - E.T @ C @ m)
+
+    data = {"upper_data": Noise(nx + ny), "lower_data": Noise(nx + ny)} if noise else {}
+    unique = {} if rank is not None else {"lower_solution": lambda x: M @ x + m}
+    problem = BilevelProblem(
+        upper=upper, lower=lower, x=torch.zeros(nx, dtype=torch.float64), y=torch.zeros(ny, dtype=torch.float64), **data, **unique
+    )
+    return Instance(
+        name="quadratic",
+        problem=problem,
+        source="closed form: y = Mx + m (+ N n), then one linear solve in (x, n)",
+        solution=(Point(u[:nx], B @ u + m),),
+    )
