@@ -72,7 +72,7 @@ class Surrogate:
         self.reason = Reason.CONVERGED
 
     def __call__(self, x: Vec) -> tuple[float, Vec]:
-        floor = 500 * torch.finfo(x.dtype).eps
+        floor = 30 * torch.finfo(x.dtype).eps
         while True:
             tol = max(self.theta * self.smallest * min(1.0, self.best), floor)
             value, grad = self._at(x, tol)

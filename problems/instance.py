@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from constrained.core.run import Result
 from constrained.core.solver import Feature, Point, Problem, Solver
+from constrained.core.vec import Vec
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,6 @@ class Instance:
 
     def error(self, x: Any) -> float:
         """Distance of x from the nearest known solution, relative to its norm (at least `scale`). NaN where none is known."""
-        from constrained.core.vec import Vec
-
         if not self.solution:
             return float("nan")
         found = Vec.of(x)
@@ -50,8 +51,23 @@ class Instance:
         return min(float(gap.norm()) / max(float(known.norm()), self.scale) for gap, known in far)
 
 
-class Study:
-    """What a family of problems makes of a result: metrics for the table, files for the output folder."""
+class Study(ABC):
+    """What a family makes of its results, beyond the table that every run prints."""
 
-    def metrics(self, result: Result) -> dict[str, float]:
-        return {}
+    claims: tuple[str, ...] = ()  # what the figures show and what they do not
+
+    @abstractmethod
+    def rows(self, result: Result) -> list[Any]:
+        """The result's figures and those of its baselines, one dataclass a row with a `name`."""
+
+    @abstractmethod
+    def table(self, runs: list[list[Any]]) -> Any:
+        """A rich table of the rows of one or several seeds."""
+
+    @abstractmethod
+    def summary(self, runs: list[list[Any]]) -> dict[str, Any]:
+        """The same figures for result.json: means over seeds and paired differences."""
+
+    def draw(self, result: Result, folder: Path) -> None:
+        """Pictures of one result into a folder; none unless a family has some."""
+        return None

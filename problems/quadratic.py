@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from bilevel.problem import BilevelProblem
-from constrained.core.data import Sampler
+from constrained.core.data import NoData, Sampler
 from constrained.core.errors import ProblemError
 from constrained.core.solver import Point
 
@@ -25,23 +26,22 @@ RHO = 0.2
 
 
 class Noise:
-    """A batch is one standard normal vector of length n: noise that is added to a gradient."""
+    """A batch is one standard normal vector shaped like `like`: noise that is added to a gradient."""
 
     stochastic = True
 
-    def __init__(self, n: int):
-        self.n = n
+    def __init__(self, like: torch.Tensor):
+        self.like = like
 
     def draw(self, seed: int, stream: int, n: int) -> torch.Tensor:
-        import numpy as np
-
-        return torch.from_numpy(np.random.default_rng(np.random.SeedSequence([seed, stream, n])).standard_normal(self.n))
+        rng = np.random.default_rng(np.random.SeedSequence([seed, stream, n]))
+        return torch.from_numpy(rng.standard_normal(len(self.like))).to(self.like)
 
     def full(self) -> Sampler | None:
-        return Mean(self.n)
+        return Mean(self.like)
 
     def __repr__(self) -> str:
-        return f"Noise({self.n})"
+        return f"Noise({len(self.like)})"
 
 
 class Mean:
@@ -49,17 +49,17 @@ class Mean:
 
     stochastic = False
 
-    def __init__(self, n: int):
-        self.n = n
+    def __init__(self, like: torch.Tensor):
+        self.like = like
 
     def draw(self, seed: int, stream: int, n: int) -> torch.Tensor:
-        return torch.zeros(self.n, dtype=torch.float64)
+        return torch.zeros_like(self.like)
 
     def full(self) -> Sampler | None:
         return self
 
     def __repr__(self) -> str:
-        return f"Mean({self.n})"
+        return f"Mean({len(self.like)})"
 
 
 def quadratic(
@@ -71,6 +71,8 @@ def quadratic(
     flat: bool = False,
     noise: float = 0.0,
     seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
 ) -> Instance:
     """The quadratic of this seed with its solution by one linear solve.
 
@@ -107,20 +109,23 @@ def quadratic(
         value = 0.5 * r @ H @ r
         return value if zeta is None else value + noise * (zeta @ torch.cat([x, y]))
 
-    # y = B u + m with u = (x, n): minimise f over u.
+    # y = B u + m with u = (x, n): minimise f over u, in float64.
     B = M if rank is None or flat else torch.cat([M, Q[:, rank:]], 1)
     E = torch.eye(nx, B.shape[1], dtype=torch.float64)
     cross = E.T @ C @ B
     u = torch.linalg.solve(B.T @ W @ B + RHO * E.T @ E + cross + cross.T, B.T @ W @ (a - m) + RHO * E.T @ b - E.T @ C @ m)
+    solution = Point(u[:nx].to(device, dtype), (B @ u + m).to(device, dtype))
 
-    data = {"upper_data": Noise(nx + ny), "lower_data": Noise(nx + ny)} if noise else {}
-    unique = {} if rank is not None else {"lower_solution": lambda x: M @ x + m}
+    H, M, m, a, b, W, C = (t.to(device, dtype) for t in (H, M, m, a, b, W, C))  # read by upper and lower
+    sampler = Noise(torch.zeros(nx + ny, dtype=dtype, device=device)) if noise else NoData()
     problem = BilevelProblem(
-        upper=upper, lower=lower, x=torch.zeros(nx, dtype=torch.float64), y=torch.zeros(ny, dtype=torch.float64), **data, **unique
+        upper=upper,
+        lower=lower,
+        x=torch.zeros(nx, dtype=dtype, device=device),
+        y=torch.zeros(ny, dtype=dtype, device=device),
+        upper_data=sampler,
+        lower_data=sampler,
+        lower_solution=(lambda x: M @ x + m) if rank is None else None,
     )
-    return Instance(
-        name="quadratic",
-        problem=problem,
-        source="closed form: y = Mx + m (+ N n), then one linear solve in (x, n)",
-        solution=(Point(u[:nx], B @ u + m),),
-    )
+    source = "closed form: y = Mx + m (+ N n), then one linear solve in (x, n)"
+    return Instance(name="quadratic", problem=problem, source=source, solution=(solution,))

@@ -15,7 +15,7 @@ from .instance import Instance
 PL_MINIMA = (1.2151454755, 0.3823600748, 2.8296418000)
 
 
-def pl_toy(*, seed: int | None = None) -> Instance:
+def pl_toy(*, seed: int | None = None, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Instance:
     """A lower level that is not convex but satisfies the Polyak-Lojasiewicz inequality (arXiv 2302.05185, Section 5.1).
 
     f(x, y) = cos(4y + 2) / (1 + exp(2 - 4x)) + 1/2 log((4x - 2)^2 + 1),  g(x, y) = (x + y)^2 + x sin^2(x + y),  x in [0, 3].
@@ -25,20 +25,23 @@ def pl_toy(*, seed: int | None = None) -> Instance:
     rng = np.random.default_rng(seed)
     x0, y0 = (1.5, 0.0) if seed is None else (rng.uniform(0, 3), rng.uniform(-5, 8.5))
 
+    def scalar(value: float) -> torch.Tensor:
+        return torch.tensor(value, dtype=dtype, device=device)
+
     def upper(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return torch.cos(4 * y + 2) / (1 + torch.exp(2 - 4 * x)) + 0.5 * torch.log((4 * x - 2) ** 2 + 1)
 
     def lower(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return (x + y) ** 2 + x * torch.sin(x + y) ** 2
 
-    minima = tuple(Point(torch.tensor(x, dtype=torch.float64), torch.tensor(-x, dtype=torch.float64)) for x in PL_MINIMA)
+    minima = tuple(Point(scalar(x), scalar(-x)) for x in PL_MINIMA)
     return Instance(
         name="pl-toy",
         problem=BilevelProblem(
             upper=upper,
             lower=lower,
-            x=torch.tensor(x0, dtype=torch.float64),
-            y=torch.tensor(y0, dtype=torch.float64),
+            x=scalar(x0),
+            y=scalar(y0),
             X=Box(0.0, 3.0),
             lower_solution=lambda x: -x,
         ),

@@ -44,6 +44,7 @@ from ..hypergradient import solve_lower
 from ..oracle import BilevelOracle
 from ..surrogate import Inner, Surrogate, penalty, solve
 
+PATIENCE = 50  # outer steps without a smaller R after which the inner accuracy is raised
 FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.LOWER_UNSOLVED}
 
 
@@ -59,7 +60,9 @@ class PenaltyState:
     theta: float  # inner accuracy
     residual: float  # R at x (an Optimizer: at the x before)
     best: float  # smallest R seen
+    stale: int  # steps since R last fell
     bias: float  # last measured b
+    stage: Vec  # x at the end of the stage before
     value: float  # psi~
     upper: float  # f at the penalised y
     lower: float  # g at z
@@ -102,48 +105,55 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
     def max_steps(self) -> int | None:
         return self.max_outer
 
+    @property
+    def exact(self) -> bool:
+        return self.sigma is None
+
     def init(self, oracle: BilevelOracle, start: Point) -> PenaltyState:
-        x, y = start.x, start.y
-        sigma = self.sigma or 1.0
-        inner = tuple(Inner(s, y, None) for s in (0.0, *(s for _, s in penalty(sigma, self.richardson))))
-        blank = PenaltyState(
-            0, x, sigma, inner, {}, self.theta, math.inf, math.inf, math.inf, math.inf, math.inf, math.inf, "RUNNING"
-        )
+        x, sigma, inf = start.x, self.sigma or 1.0, math.inf
+        inner = tuple(Inner(s, start.y, None) for s in (0.0, *(s for _, s in penalty(sigma, self.richardson))))
+        blank = PenaltyState(0, x, sigma, inner, {}, self.theta, inf, inf, 0, inf, x, inf, inf, inf, "RUNNING")
         if isinstance(self.outer, (LBFGS, SPG)):
-            psi = self._surrogate(oracle, blank)
-            return self._read(blank, psi, suited(self.outer, oracle.X).init(psi, oracle.X, x))
+            return self._again(oracle, blank)
         return replace(blank, outer=self.outer.init(x))
 
     def step(self, oracle: BilevelOracle, state: PenaltyState) -> PenaltyState:
         if not isinstance(self.outer, (LBFGS, SPG)):
             return self._optimizer_step(oracle, state)
-        X, eps = oracle.X, torch.finfo(state.x.dtype).eps
-        assert isinstance(state.outer, Descent)
-        if state.residual > self._outer_tolerance(state):
-            method, psi = suited(self.outer, X), self._surrogate(oracle, state)
-            moved = method.step(psi, X, state.outer)  # (1), (2)
-            new = self._read(replace(state, k=state.k + 1), psi, moved)
-            if moved.why is Reason.RUNNING or new.outcome != "RUNNING":
-                return new
-            if new.theta > self.theta * 1e-6:
-                return self._again(oracle, replace(new, theta=0.1 * new.theta))  # (2)
-            return replace(new, outcome="PRECISION" if moved.why is Reason.PRECISION else "LINE_SEARCH")
+        new = replace(state, k=state.k + 1)
+        return self._descend(oracle, new) if state.residual > self._outer_tolerance(state) else self._next_stage(oracle, new)
+
+    def _descend(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
+        """One outer step; where the line search fails or R no longer falls, a tenth of theta."""
+        psi, method = self._surrogate(oracle, s), suited(self.outer, oracle.X)  # pyright: ignore[reportArgumentType]
+        moved = method.step(psi, oracle.X, s.outer)  # (1), (2)    # pyright: ignore[reportArgumentType]
+        new = self._read(s, psi, moved)
+        new = replace(new, stale=0 if new.residual < 0.9 * s.best else s.stale + 1)
+        if new.outcome != "RUNNING" or (moved.why is Reason.RUNNING and new.stale <= PATIENCE):
+            return new
+        if new.theta > self.theta * 1e-6:
+            return self._again(oracle, replace(new, theta=0.1 * new.theta, stale=0))  # (2)
+        return replace(new, outcome="LINE_SEARCH" if moved.why is Reason.LINE_SEARCH else "PRECISION")
+
+    def _next_stage(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
+        """psi~ is minimised at this penalty: measure the bias, stop or shrink the penalty."""
         if self.sigma is not None:
-            return replace(state, k=state.k + 1, outcome="MAX_STEPS")
-        bias, inner = self._bias(oracle, state)  # (3)
-        state = replace(state, k=state.k + 1, bias=bias, inner=inner)
-        if bias + state.residual <= self.tol:
-            return replace(state, outcome="CONVERGED")
+            return replace(s, outcome="MAX_STEPS")
+        bias, inner = self._bias(oracle, s)  # (3)
+        new, eps = replace(s, bias=bias, inner=inner), torch.finfo(s.x.dtype).eps
+        if bias + s.residual <= self.tol:
+            return replace(new, outcome="CONVERGED")
         if bias <= self.tol / 2:
-            return state if state.residual > self.tol / 2 else replace(state, outcome="CONVERGED")
-        sigma = state.sigma * min(max(math.sqrt(0.25 * self.tol / bias), 0.01), 0.5)  # (4)
-        if min(s for _, s in penalty(sigma, self.richardson)) < math.sqrt(eps):
-            return replace(state, outcome="PRECISION")
-        inner = (
-            state.inner[0],
-            *(replace(one, sigma=s) for one, (_, s) in zip(state.inner[1:], penalty(sigma, self.richardson))),
-        )
-        return self._again(oracle, replace(state, sigma=sigma, inner=inner, theta=self.theta))
+            return new  # now R has to fall below tol / 2
+        if bias >= s.bias and s.sigma <= eps ** (1 / 3):  # round-off over sigma: the stage before was better
+            return replace(new, x=s.stage, outcome="PRECISION")
+        sigma = s.sigma * min(max(math.sqrt(0.25 * self.tol / bias), 0.01), 0.5)  # (4)
+        sigma = max(sigma, 4 * math.sqrt(eps))  # so that every penalty, the one that measures the bias too, is >= sqrt(eps)
+        if sigma > 0.9 * s.sigma:
+            return replace(new, outcome="PRECISION")
+        terms = penalty(sigma, self.richardson)
+        inner = (inner[0], *(replace(one, sigma=smaller) for one, (_, smaller) in zip(inner[1:], terms)))
+        return self._again(oracle, replace(new, sigma=sigma, inner=inner, theta=self.theta, stale=0, stage=s.x))
 
     def terminate(self, oracle: BilevelOracle, state: PenaltyState) -> Status:
         return Status[state.outcome]
@@ -191,10 +201,10 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
         )
 
     def _again(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
-        """Evaluate afresh at the same x: the penalty or the accuracy changed. The outer memory is kept."""
-        assert isinstance(s.outer, Descent)
+        """Evaluate afresh at x: at the start, and where the penalty or the accuracy changed. The outer memory is kept."""
         psi, method = self._surrogate(oracle, s), suited(self.outer, oracle.X)  # pyright: ignore[reportArgumentType]
-        return self._read(s, psi, method.init(psi, oracle.X, s.x, s.outer.memory))
+        memory = s.outer.memory if isinstance(s.outer, Descent) else None
+        return self._read(s, psi, method.init(psi, oracle.X, s.x, memory))
 
     def _outer_tolerance(self, s: PenaltyState) -> float:
         if self.sigma is not None:
@@ -205,7 +215,7 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
         """b, by one more inner minimisation at half the smallest penalty; and the inner minimisers, refined."""
         terms = penalty(s.sigma, self.richardson)
         small = terms[-1][1] / 2
-        tol = max(s.theta * small * min(1.0, s.best), 500 * torch.finfo(s.x.dtype).eps)
+        tol = max(s.theta * small * min(1.0, s.best), 30 * torch.finfo(s.x.dtype).eps)
         half = replace(copy(s.inner[-1]), sigma=small)
         z, *ys = [solve(oracle, suited(self.inner, oracle.Y), s.x, one, tol, self.max_inner) for one in (*s.inner, half)]
         psi = [(y.x_gradient - z.x_gradient) * (1 / y.inner.sigma) for y in ys]

@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from constrained.core.moments import Optimizer, OptState, ScalarAdam, TailAverage
 from constrained.core.options import Count, Momentum, Positive, Power, Schedule, at
@@ -54,6 +55,8 @@ class PenaltySGDState:
     average: TailAverage
     gamma: float  # where it is estimated
     scale: float  # 1 + the norm of the start
+    upper: Tensor  # f(x, y) on the last batch
+    lower: Tensor  # g(x, z) on the last batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,7 @@ class PenaltySGD(Solver[BilevelOracle, PenaltySGDState]):
     stochastic: ClassVar[bool] = True
 
     tol: Positive | None = None
-    sigma: Positive | Schedule = Power(1.0, 0.25)
+    sigma: Positive | Schedule = Power(1.0, 0.5)
     gamma: Positive | Schedule | None = None
     momentum: Momentum = 0.9
     outer: Optimizer = ScalarAdam(lr=Power(0.1, 0.5), betas=(0.9, 0.99))
@@ -88,26 +91,27 @@ class PenaltySGD(Solver[BilevelOracle, PenaltySGDState]):
         x, y = start.x, start.y
         gamma = 1.0 / largest_curvature(oracle, x, y) if self.gamma is None else 0.0
         zero = y.zeros()
+        nothing = torch.zeros((), dtype=torch.float64, device=y.device)
         scale = 1.0 + float(x.norm()) + float(y.norm())
-        return PenaltySGDState(0, x, y, y, zero, zero, self.outer.init(x), TailAverage.of(x), gamma, scale)
+        return PenaltySGDState(0, x, y, y, zero, zero, self.outer.init(x), TailAverage.of(x), gamma, scale, nothing, nothing)
 
     def step(self, oracle: BilevelOracle, state: PenaltySGDState) -> PenaltySGDState:
-        f, g, X, Y, k = oracle.f, oracle.g, oracle.X, oracle.Y, state.k
+        g, X, Y, k = oracle.g, oracle.X, oracle.Y, state.k
         x, y, z, b = state.x, state.y, state.z, self.momentum
         sigma, gamma = at(self.sigma, k), state.gamma if self.gamma is None else at(self.gamma, k)
-        xi, zeta = f.draw(k), g.draw(k)
+        xi, zeta = oracle.f.draw(k), g.draw(k)
         frozen = k < self.warmup
 
         if frozen:
-            _, (h_y,) = oracle.penalised(sigma, x, y, xi, zeta, wrt=(1,))
-            g_y = g.grad_y(x, z, zeta)
+            (upper, _), (h_y,) = oracle.penalised(sigma, x, y, xi, zeta, wrt=(1,))
+            lower, (g_y,) = g.gradient((x, z), zeta, (1,))
         else:
-            _, (h_x, h_y) = oracle.penalised(sigma, x, y, xi, zeta, wrt=(0, 1))
-            g_x, g_y = g.grad(x, z, zeta)
+            (upper, _), (h_x, h_y) = oracle.penalised(sigma, x, y, xi, zeta, wrt=(0, 1))
+            lower, (g_x, g_y) = g.gradient((x, z), zeta, (0, 1))
         m_z = state.m_z.lerp(g_y, 1 - b)  # (1)
         m_y = state.m_y.lerp(h_y / (1 + sigma), 1 - b)  # (1)
         z, y = Y.project(z.add(m_z, -gamma)), Y.project(y.add(m_y, -gamma))  # (3)
-        new = replace(state, k=k + 1, y=y, z=z, m_y=m_y, m_z=m_z)
+        new = replace(state, k=k + 1, y=y, z=z, m_y=m_y, m_z=m_z, upper=upper, lower=lower)
         if frozen:
             return new
         d = (h_x - g_x) / sigma  # (2)
@@ -118,6 +122,9 @@ class PenaltySGD(Solver[BilevelOracle, PenaltySGDState]):
     def terminate(self, oracle: BilevelOracle, state: PenaltySGDState) -> Status:
         size = max(float(v.norm()) for v in (state.x, state.y, state.z))
         return Status.DIVERGED if size > GROWTH * state.scale else Status.RUNNING
+
+    def monitor(self, state: PenaltySGDState) -> dict[str, float | Tensor]:
+        return {"upper": state.upper, "lower": state.lower} if state.k else {}
 
     def answer(self, oracle: BilevelOracle, state: PenaltySGDState) -> Point:
         return Point(oracle.X.project(state.average.mean), state.z)

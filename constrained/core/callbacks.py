@@ -101,12 +101,13 @@ class StopWhen:
 
 
 class Progress:
-    """A progress line on the terminal by rich: steps, seconds, gradients and what the solver monitors."""
+    """A progress line by rich on standard error, silent where that is no terminal: steps, gradients, what the solver monitors."""
 
     def __init__(self) -> None:
         self._bar: Any = None
 
     def __call__(self, event: Event) -> None:
+        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         if self._bar is None:
@@ -116,7 +117,8 @@ class Progress:
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[figures]}"),
             )
-            self._bar = Progress(*columns, transient=True, redirect_stdout=False, redirect_stderr=False)
+            console = Console(stderr=True)
+            self._bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
             self._task = self._bar.add_task("solve", total=event.max_steps, figures="")
             self._bar.start()
         figures = "  ".join(f"{name} {value:.3g}" for name, value in event.monitor.items())

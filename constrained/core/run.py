@@ -20,6 +20,7 @@ from .solver import Feature, Point, Problem, Solver, Status
 from .vec import copy, finite
 from .version import VERSION
 
+CLAIMS = (Status.CONVERGED, Status.PRECISION, Status.LINE_SEARCH)  # ends that the problem's residuals decide
 Callback = Callable[["Event"], "bool | None"]
 
 
@@ -138,19 +139,20 @@ class _Run:
             return Status.NONFINITE
         self.last = copy(self.state)
         status = self.solver.terminate(self.oracle, self.state)
-        if status is Status.CONVERGED:
-            status = self.confirm()
+        if status in CLAIMS and self.solver.exact:
+            status = self.confirm(status)
         if not status.done and self.max_steps is not None and self.k >= self.max_steps:
             status = Status.MAX_STEPS
         if not status.done and max_seconds is not None and self.seconds >= max_seconds:
             status = Status.MAX_SECONDS
         return status
 
-    def confirm(self) -> Status:
+    def confirm(self, claim: Status) -> Status:
+        """CONVERGED if the residuals from the problem are within tol, whatever the solver thinks of its own progress."""
         found = self.problem.certify(self.problem.finish(self.answer()))
         self.details = ", ".join(f"{key} {value:.1e}" for key, value in found.items()) + f" (tol {self.solver.tol:.1e})"
         within = bool(found) and all(value <= self.solver.tol for value in found.values())
-        return Status.CONVERGED if within else Status.STALLED
+        return Status.CONVERGED if within else Status.STALLED if claim is Status.CONVERGED else claim
 
 
 def iterate(

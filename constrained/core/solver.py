@@ -162,6 +162,11 @@ class Solver(Options, ABC, Generic[OracleT, StateT]):
     tol: Any
 
     @property
+    def exact(self) -> bool:
+        """It solves the problem itself, so that the problem's residuals may make it CONVERGED; a surrogate's solver does not."""
+        return True
+
+    @property
     def max_steps(self) -> int | None:
         """The solver's own step limit."""
         return None

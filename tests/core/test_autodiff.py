@@ -13,9 +13,9 @@ from torch import Tensor
 from constrained.core import autodiff
 from constrained.core.autodiff import Constraint, Objective, gradient, randomness, shaped
 from constrained.core.calls import Calls, Count
-from constrained.core.function import Function
 from constrained.core.data import FullBatch, MiniBatches
 from constrained.core.errors import ProblemError, Unsuitable
+from constrained.core.function import Function
 from constrained.core.vec import Vec
 
 F64 = torch.float64

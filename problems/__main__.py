@@ -1,0 +1,102 @@
+"""The command line: bilevel list | show NAME | run NAME."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from constrained.core.errors import BilevelError
+from constrained.core.version import VERSION
+
+from . import ZOO
+from .command import DTYPES, SOLVERS, choose, make, pairs
+from .runner import run
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of every command."""
+    top = argparse.ArgumentParser(prog="bilevel", description="Bilevel problems of the zoo: list them, look at one, solve one.")
+    top.add_argument("--version", action="version", version=VERSION)
+    commands = top.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="the problems and the solvers")
+    show = commands.add_parser("show", help="one problem: formulas, arguments, source, recommended solvers")
+    go = commands.add_parser("run", help="solve a problem and say how well")
+    for one in (show, go):
+        one.add_argument("name", choices=sorted(ZOO), metavar="NAME", help="a name that `bilevel list` prints")
+        more = {"action": "append", "default": [], "metavar": "ARGUMENT=VALUE", "help": "an argument of the problem"}
+        one.add_argument("--with", dest="arguments", **more)
+    go.add_argument("--solver", choices=sorted(SOLVERS), help="default: the problem's first recommended")
+    go.add_argument("--set", dest="options", action="append", default=[], metavar="OPTION=VALUE", help="an option of the solver")
+    go.add_argument("--seed", type=int, default=0, metavar="S", help="of the problem's data and of the solver (default 0)")
+    go.add_argument("--seeds", type=int, default=1, metavar="N", help="run the seeds S, S+1, ..., S+N-1")
+    go.add_argument("--tol", type=float, help="tolerance on the residuals")
+    go.add_argument("--max-steps", type=int, help="step limit")
+    go.add_argument("--max-seconds", type=float, help="limit on the solver's own time")
+    go.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ...")
+    go.add_argument("--dtype", choices=sorted(DTYPES), default=None)
+    go.add_argument("--threads", type=int, default=1, help="torch threads (default 1, the fastest for small models)")
+    go.add_argument("--out", type=Path, metavar="DIR", help="write result.json, history.csv, pictures and a checkpoint there")
+    go.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code: 0 when the status is ok or a budget ended, 1 for any other status or error, 2 for usage."""
+    args = parser().parse_args(argv)
+    try:
+        if args.command == "list":
+            return _list()
+        if args.command == "show":
+            return _show(args)
+        torch.set_num_threads(max(1, args.threads))
+        return run(args)
+    except BilevelError as error:
+        print(f"bilevel: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def _list() -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="problems")
+    for column in ("name", "what"):
+        table.add_column(column)
+    for name, factory in ZOO.items():
+        table.add_row(name, inspect.getdoc(factory).splitlines()[0])  # pyright: ignore[reportOptionalMemberAccess]
+    solvers = Table(title="solvers")
+    for column in ("name", "what"):
+        solvers.add_column(column)
+    for name, cls in SOLVERS.items():
+        solvers.add_row(name, inspect.getdoc(cls).splitlines()[0])  # pyright: ignore[reportOptionalMemberAccess]
+    console = Console()
+    console.print(table)
+    console.print(solvers)
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    factory = ZOO[args.name]
+    instance = make(factory, args.name, pairs(args.arguments, "--with"))
+    variables = instance.problem.oracle().variables
+    lines = [inspect.getdoc(factory) or "", ""]
+    defaults = [f"{p.name}={p.default}" for p in inspect.signature(factory).parameters.values()]
+    lines.append(f"arguments    {', '.join(defaults)}")
+    lines.append(f"variables    {', '.join(f'{name} with {vec.size} entries' for name, vec in variables.items())}")
+    lines.append(f"features     {instance.features.words()}")
+    lines.append(f"source       {instance.source}")
+    known = f"{len(instance.solution)} known" if instance.solution else "not known in closed form"
+    lines.append(f"solutions    {known}")
+    found = [choose(instance, None, {})] if not instance.recommended else instance.recommended.values()
+    lines += [f"solver       {one.solver}" + (f", max_steps={one.max_steps}" if one.max_steps else "") for one in found]
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

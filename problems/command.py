@@ -1,0 +1,98 @@
+"""What the words of the command line mean: names to objects, texts to values. Nothing here is evaluated."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from bilevel.solvers.penalty import Penalty
+from bilevel.solvers.penalty_sgd import PenaltySGD
+from constrained.core.errors import OptionError
+from constrained.core.moments import SGD, AdamW, ScalarAdam
+from constrained.core.options import Power
+from constrained.core.run import default_solver
+from constrained.core.solver import Feature, Solver
+from constrained.descent import LBFGS, SPG
+
+from .instance import Instance, Recommended
+
+SOLVERS: dict[str, type[Solver]] = {"penalty": Penalty, "penalty-sgd": PenaltySGD}
+OBJECTS: dict[str, Callable[..., Any]] = {
+    "adamw": AdamW,
+    "lbfgs": LBFGS,
+    "power": Power,
+    "scalar-adam": ScalarAdam,
+    "sgd": SGD,
+    "spg": SPG,
+}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def value(text: str) -> Any:
+    """A Python literal, an object of the library by its kebab-case name (`scalar-adam(lr=0.5)`), else the text itself."""
+    named = re.fullmatch(r"([a-z][a-z0-9-]*)(?:\((.*)\))?", text.strip())
+    if named and named[1] in OBJECTS:
+        return _call(named[1], named[2] or "", text)
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _call(name: str, arguments: str, text: str) -> Any:
+    try:
+        call = ast.parse(f"f({arguments})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        args = [ast.literal_eval(a) for a in call.args]
+        kwargs = {k.arg: value(ast.unparse(k.value)) for k in call.keywords if k.arg}
+    except (ValueError, SyntaxError, AssertionError) as cause:
+        raise OptionError(f"{text!r}: expected NAME or NAME(option=value, ...), with literal values") from cause
+    return OBJECTS[name](*args, **kwargs)
+
+
+def pairs(words: list[str], flag: str) -> dict[str, Any]:
+    """['a=1', 'b=x'] as a dict. Raises OptionError for a word without '='."""
+    found = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise OptionError(f"{flag} {word}: expected name=value")
+        found[name.replace("-", "_")] = value(text)
+    return found
+
+
+def make(factory: Callable[..., Instance], name: str, arguments: dict[str, Any]) -> Instance:
+    """The instance with the given arguments. Raises OptionError for one that the factory does not take."""
+    known = list(inspect.signature(factory).parameters)
+    for argument in arguments:
+        if argument not in known:
+            raise OptionError(f"--with {argument}: {name} has no such argument; it has {', '.join(known)}")
+    return factory(**arguments)
+
+
+def choose(instance: Instance, name: str | None, options: dict[str, Any]) -> Recommended:
+    """The solver asked for with the instance's recommended options, then the caller's; without a name the first recommended."""
+    if name is None:
+        found = next(iter(instance.recommended.values()), None) or Recommended(default_solver(instance.problem))
+    else:
+        if name not in SOLVERS:
+            raise OptionError(f"--solver {name}: expected one of {', '.join(SOLVERS)}")
+        found = instance.recommended.get(SOLVERS[name]) or Recommended(SOLVERS[name]())
+    try:
+        solver = replace(found.solver, **options) if options else found.solver
+    except TypeError:  # dataclasses.replace names an unknown option in its own words
+        solver = type(found.solver)(**options)
+    return replace(found, solver=solver)
+
+
+def deterministic(instance: Instance, solver: Solver) -> Instance:
+    """The instance with all data as one batch, where the solver does not take mini-batches."""
+    if Feature.SAMPLES in solver.lacks(instance.features):
+        return replace(instance, problem=instance.problem.full_batch())  # pyright: ignore[reportAttributeAccessIssue]
+    return instance

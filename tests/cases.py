@@ -1,0 +1,135 @@
+"""THE table: every solver with problems that it solves, and how well. A new solver is one `Case(...)` line.
+
+The problems of the zoo come with their solutions; the small ones below add structures, sets and dtypes that the zoo lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from bilevel import SGD, BilevelProblem, Box, MiniBatches, Penalty, PenaltySGD, Point, Power, ScalarAdam, Status
+from constrained.core.solver import Solver
+from problems.instance import Instance
+from problems.quadratic import quadratic
+from problems.toy import pl_toy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A solver on a problem.
+
+    tolerance: on the error of x, relative to the known solution; where none is known, on the largest residual computed from the
+    problem. ends: the status of a full run. few: steps of the short runs of most checks. gradients: a step, where the docstring
+    promises a number. slow: the full run takes long; only checks that need one are done, and marked.
+    """
+
+    name: str
+    solver: Solver
+    instance: Callable[[], Instance]
+    tolerance: float
+    max_steps: int | None = None
+    ends: Status = Status.CONVERGED
+    few: int = 4
+    gradients: int | None = None
+    seed: int = 0
+    slow: bool = False
+
+
+# -- small problems ---------------------------------------------------------------------------------------------------------
+def single(nx: int = 3, ny: int = 4) -> Instance:
+    """A float32 quadratic: g = 1/2 |y - M x|^2, f = 1/2 |y - a|^2 + 1/10 |x - b|^2, so (M'M + I/5) x = M'a + b/5."""
+    generator = torch.Generator().manual_seed(1)
+    M, a, b = (torch.randn(*shape, generator=generator) for shape in ((ny, nx), (ny,), (nx,)))
+
+    def upper(x: Tensor, y: Tensor) -> Tensor:
+        return 0.5 * ((y - a) ** 2).sum() + 0.1 * ((x - b) ** 2).sum()
+
+    def lower(x: Tensor, y: Tensor) -> Tensor:
+        return 0.5 * ((y - M @ x) ** 2).sum()
+
+    x = torch.linalg.solve(M.T @ M + 0.2 * torch.eye(nx), M.T @ a + 0.2 * b)
+    problem = BilevelProblem(upper=upper, lower=lower, x=torch.zeros(nx), y=torch.zeros(ny))
+    return Instance(name="single", problem=problem, source="one linear solve", solution=(Point(x, M @ x),))
+
+
+def clipped(noise: bool = False) -> Instance:
+    """g = 1/2 |y - x|^2 on Y = [0, 1]^3, so y = clip(x); f = 1/2 |y - a|^2 + 1/2 |x - b|^2, x in [-2, 2]^3, entry by entry.
+
+    An entry that ends inside [0, 1] is (a + b) / 2, the others are b.
+    """
+    a, b = (torch.tensor(entries, dtype=torch.float64) for entries in ((0.3, 2.0, -1.0), (0.6, 1.5, -0.5)))
+
+    def upper(x: Tensor, y: Tensor) -> Tensor:
+        return 0.5 * ((y - a) ** 2).sum() + 0.5 * ((x - b) ** 2).sum()
+
+    def lower(x: Tensor, y: Tensor, batch: Tensor | None = None) -> Tensor:
+        value = 0.5 * ((y - x) ** 2).sum()
+        return value if batch is None else value + (batch.mean(0) * y).sum()
+
+    x = torch.tensor([0.45, 1.5, -0.5], dtype=torch.float64)
+    rows = 0.01 * torch.randn(32, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    data = {"lower_data": MiniBatches(rows - rows.mean(0), 8)} if noise else {}
+    half = torch.full((3,), 0.5, dtype=torch.float64)
+    problem = BilevelProblem(upper=upper, lower=lower, x=half, y=half.clone(), X=Box(-2.0, 2.0), Y=Box(0.0, 1.0), **data)
+    return Instance(name="clipped", problem=problem, source="by hand", solution=(Point(x, x.clamp(0, 1)),))
+
+
+def logistic(*, batches: bool = False) -> Instance:
+    """Ridge weights of a logistic regression on noisy labels: x a dict, y an nn.Linear, f the loss of held-out rows."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(64, 4, generator=generator, dtype=torch.float64)
+    flips = 2 * torch.randn(64, generator=generator, dtype=torch.float64)
+    labels = (rows @ torch.tensor([2.0, -1.0, 0.0, 0.0], dtype=torch.float64) + flips > 0).double()
+    train, held = (rows[:32], labels[:32]), (rows[32:], labels[32:])
+    cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits
+
+    def upper(x: dict, model: torch.nn.Linear, batch: tuple = held) -> Tensor:
+        inputs, wanted = batch
+        return cross_entropy(model(inputs)[:, 0], wanted) + 0.01 * sum((part**2).sum() for part in x.values())
+
+    def lower(x: dict, model: torch.nn.Linear, batch: tuple = train) -> Tensor:
+        inputs, wanted = batch
+        ridge = (x["weight"].exp() * model.weight**2).sum() + (x["bias"].exp() * model.bias**2).sum()
+        return cross_entropy(model(inputs)[:, 0], wanted) + 0.1 * ridge
+
+    model = torch.nn.Linear(4, 1, dtype=torch.float64)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.zero_()
+    x = {"weight": torch.zeros(4, dtype=torch.float64), "bias": torch.zeros(1, dtype=torch.float64)}
+    data = {"upper_data": MiniBatches(held, 16), "lower_data": MiniBatches(train, 16)} if batches else {}
+    problem = BilevelProblem(upper=upper, lower=lower, x=x, y=model, **data)
+    return Instance(name="logistic", problem=problem, source="residuals only")
+
+
+def small(noise: float = 0.0) -> Instance:
+    return quadratic(nx=3, ny=4, noise=noise)
+
+
+# -- the table --------------------------------------------------------------------------------------------------------------
+ADAM = Penalty(sigma=0.01, outer=ScalarAdam(lr=Power(scale=0.5, exponent=0.5)), max_outer=120)
+NOISY = PenaltySGD(sigma=0.1, gamma=0.5, momentum=0.0, outer=SGD(lr=Power(scale=0.1, exponent=0.25)), warmup=10)
+LOGISTIC = PenaltySGD(sigma=0.1, outer=SGD(lr=Power(scale=0.5, exponent=0.25)), warmup=10)
+BUDGET = Status.MAX_STEPS
+loop = partial(Case, max_steps=300, ends=BUDGET, few=15, gradients=3)  # single loops: cheap steps, three gradients each
+CASES = [
+    Case(name="penalty-quadratic", solver=Penalty(), instance=quadratic, tolerance=1e-6),
+    Case(name="penalty-flat", solver=Penalty(), instance=lambda: quadratic(rank=12, flat=True), tolerance=1e-6),
+    Case(name="penalty-optimistic", solver=Penalty(tol=1e-4), instance=lambda: quadratic(rank=12), tolerance=1e-4),
+    Case(name="penalty-optimistic-tight", solver=Penalty(), instance=lambda: quadratic(rank=12), tolerance=1e-6, slow=True),
+    Case(name="penalty-pl-box", solver=Penalty(), instance=pl_toy, tolerance=1e-6),
+    Case(name="penalty-clipped", solver=Penalty(), instance=clipped, tolerance=1e-6),
+    Case(name="penalty-dict-module", solver=Penalty(), instance=logistic, tolerance=1e-6),
+    Case(name="penalty-float32", solver=Penalty(), instance=single, tolerance=5e-3),
+    Case(name="penalty-plain", solver=Penalty(richardson=False), instance=small, tolerance=1e-5),
+    Case(name="penalty-fixed-adam", solver=ADAM, instance=small, tolerance=1e-2, ends=BUDGET),
+    loop(name="sgd-noisy", solver=NOISY, instance=lambda: small(0.01), tolerance=0.1, max_steps=600),
+    loop(name="sgd-exact", solver=NOISY, instance=small, tolerance=0.1, max_steps=600),
+    loop(name="sgd-clipped", solver=NOISY, instance=lambda: clipped(noise=True), tolerance=0.02),
+    loop(name="sgd-module-batches", solver=LOGISTIC, instance=lambda: logistic(batches=True), tolerance=0.1),
+]

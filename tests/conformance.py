@@ -1,0 +1,377 @@
+"""What every solver must do: each check is a function of a `Case`, and raises AssertionError where the solver does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cases import Case
+from harness import outcome, random_state_kept, restructured, run, same, trees_of, values, with_feature, wrapped
+from torch import Tensor
+
+import bilevel
+import constrained
+from bilevel import Event, Point, Status, iterate
+from constrained.core import data, errors, moments, options
+from constrained.core.calls import Count
+from constrained.core.run import default_solver
+from constrained.core.solver import Feature
+from constrained.core.vec import Vec, leaves_by_path, tensors
+
+CHECKS: list[Callable[[Case], None]] = []
+MANY = 50_000  # calls of a function after NaN after which a run counts as hanging
+NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
+
+
+def check(function: Callable[[Case], None]) -> Callable[[Case], None]:
+    CHECKS.append(function)
+    return function
+
+
+# -- options ----------------------------------------------------------------------------------------------------------------
+@check
+def default_constructible(case: Case) -> None:
+    """The solver can be made without arguments."""
+    assert type(case.solver)() == type(case.solver)()
+
+
+@check
+def frozen(case: Case) -> None:
+    """No attribute can be set, and the solver can be a key."""
+    for field in dataclasses.fields(case.solver):  # pyright: ignore[reportArgumentType]
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(case.solver, field.name, None)
+    assert hash(case.solver) == hash(dataclasses.replace(case.solver))  # pyright: ignore[reportArgumentType]
+
+
+@check
+def repr_is_code(case: Case) -> None:
+    """`eval(repr(solver)) == solver`, with the library's public names."""
+    assert eval(repr(case.solver), {**vars(constrained), **vars(moments), **vars(bilevel)}) == case.solver
+
+
+@check
+def bad_options_are_refused(case: Case) -> None:
+    """Every value outside an option's range raises OptionError, which names solver, option, range and value."""
+    solver = type(case.solver)
+    bad = list(options.outside(solver))
+    assert {name for name, _ in bad} == set(options.ranges(solver))
+    for name, value in bad:
+        with pytest.raises(errors.OptionError) as caught:
+            solver(**{name: value})
+        wanted = [solver.__name__, f"{name} must be", repr(value)]
+        for alternative in options.ranges(solver)[name]:
+            wanted.append(options.words(alternative))
+        assert not [part for part in wanted if part not in str(caught.value)], str(caught.value)
+
+
+@check
+def misspelt_options_are_refused(case: Case) -> None:
+    """A misspelt option raises OptionError, which names the solver and the option that was meant."""
+    solver = type(case.solver)
+    for name in options.ranges(solver):
+        with pytest.raises(errors.OptionError, match=solver.__name__) as caught:
+            solver(**{name + "s": 1})
+        assert repr(name + "s") in str(caught.value)
+        assert f"did you mean {name}?" in str(caught.value)
+
+
+# -- purity -----------------------------------------------------------------------------------------------------------------
+@check
+def problem_and_start_are_untouched(case: Case) -> None:
+    """A run changes neither the problem, its variables, the start nor any global random state, and shares no memory with them."""
+    problem: Any = case.instance().problem
+    oracle = problem.oracle()
+    start = Point(**{name: (vec * 1.0 + vec.map(torch.ones_like) * 0.01).tree() for name, vec in oracle.variables.items()})
+    kept = {name: values(getattr(problem, name)) for name in oracle.variables}
+    begun = values(start.x), values(start.y)
+    fields = {f.name: getattr(problem, f.name) for f in dataclasses.fields(problem)}
+    for steps in (0, case.few):
+        with random_state_kept():
+            result = run(case, problem, start=start, max_steps=steps)
+            result.residuals()
+        at_own_start = run(case, problem, max_steps=steps)
+        for tree in (result.x, result.y, at_own_start.x, at_own_start.y):  # whoever writes into a result changes the result only
+            for leaf in tensors(tree):
+                leaf.add_(1.0)
+        assert same((values(start.x), values(start.y)), begun), f"the start was written to ({steps} steps)"
+        assert same({name: values(getattr(problem, name)) for name in kept}, kept), f"the problem was written to ({steps} steps)"
+    assert all(getattr(problem, name) is value for name, value in fields.items())
+    for module in (value for value in fields.values() if isinstance(value, torch.nn.Module)):
+        assert all(p.grad is None and p.requires_grad for p in module.parameters())
+
+
+@check
+def same_seed_same_bits(case: Case) -> None:
+    """Two runs with one seed agree bit for bit, whatever the global generators say; with another seed iff nothing is drawn."""
+    problem = case.instance().problem
+    first = run(case, problem)
+    with torch.random.fork_rng():
+        torch.manual_seed(12345)
+        again = run(case)
+    other = run(case, problem, seed=case.seed + 1)
+    assert same(outcome(first), outcome(again))
+    stochastic = Feature.SAMPLES in problem.features
+    assert same(outcome(first)[:3], outcome(other)[:3]) != stochastic
+
+
+@check
+def resume_is_exact(case: Case) -> None:
+    """A run resumed from a checkpoint, early or late, equals the uninterrupted one bit for bit."""
+    with tempfile.TemporaryDirectory() as folder:
+
+        def save(event: Event) -> None:
+            if event.k & (event.k - 1) == 0 and not event.status.done:  # 0, 1, 2, 4, ...
+                event.save(Path(folder) / str(event.k))
+
+        for whole in (run(case, callbacks=[save]), run(case, callbacks=[save], full=True)):
+            for k in {max(2**i for i in range(20) if 2**i < whole.steps)} if whole.steps > case.few else (0, 1, 2):
+                resumed = run(
+                    case, resume=Path(folder) / str(k), max_steps=case.max_steps if whole.steps > case.few else case.few
+                )
+                assert same(outcome(resumed), outcome(whole)), f"resumed at step {k}"
+                assert resumed.steps == whole.steps
+
+
+@check
+def states_are_plain(case: Case) -> None:
+    """A state holds tensors, numbers and words only, `k` counts its steps, and its checkpoint loads with `weights_only=True`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint"
+        for event in iterate(case.instance().problem, case.solver, max_steps=case.few, seed=case.seed):
+            assert event.state.k == event.k
+            for name, leaf in leaves_by_path(event.state).items():
+                assert isinstance(leaf, (Tensor, bool, int, float, str, type(None))), f"{name}: {type(leaf).__name__}"
+                assert not (isinstance(leaf, Tensor) and leaf.requires_grad), f"{name} carries a graph"
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                event.state.k = -1
+        event.save(path)
+        content = torch.load(path, weights_only=True)
+        assert all(isinstance(leaf, Tensor) for leaf in content["tensors"].values())
+        assert isinstance(content["header"], str)
+
+
+@check
+def dtype_and_device_are_kept(case: Case) -> None:
+    """The answer and every variable of the state have the problem's structure, shapes, dtype and device."""
+    problem = case.instance().problem
+    variables = problem.oracle(0).variables
+    result = run(case, problem)
+
+    def like(got: Vec, wanted: Vec) -> None:
+        assert got.spec == wanted.spec
+        for a, b in zip(got.leaves, wanted.leaves):
+            assert (a.dtype, a.device, a.shape) == (b.dtype, b.device, b.shape)
+
+    for name, wanted in variables.items():
+        like(Vec.of(getattr(result, name)), wanted)
+        like(getattr(result.state, name), wanted)
+    dtypes = {leaf.dtype for leaf in tensors(result.state) if leaf.is_floating_point()}
+    assert dtypes <= {next(iter(variables.values())).dtype, torch.float64}
+
+
+# -- structures -------------------------------------------------------------------------------------------------------------
+@check
+def structure_does_not_matter(case: Case) -> None:
+    """As flat tensors, as dicts and as nn.Modules the variables go through the same iterates, to rounding."""
+    problem: Any = case.instance().problem
+    runs = [run(case, restructured(problem, kind)) for kind in ("tensor", "dict", "module")] + [run(case, problem)]
+    eps = torch.finfo(next(iter(problem.oracle().variables.values())).dtype).eps
+    for name in ("x", "y"):
+        reference = Vec.of(getattr(runs[-1].state, name)).ravel()
+        for other in runs[:-1]:
+            gap = float((Vec.of(getattr(other.state, name)).ravel() - reference).norm())
+            assert gap <= 1e4 * eps * max(1.0, float(reference.norm())), f"{name}: {gap:.1e}"
+
+
+# -- counting ---------------------------------------------------------------------------------------------------------------
+@check
+def calls_are_counted(case: Case) -> None:
+    """Each evaluation of a function is counted once, with its rows, and a step costs what the docstring says."""
+    problem: Any = case.instance().problem
+    seen: dict[str, list[int]] = {}
+
+    def wrap(name: str, function: Callable) -> Callable:
+        def counted(*args: Any) -> Any:
+            rows = data.rows(args[2]) if len(args) > 2 else 0
+            seen[name] = [a + b for a, b in zip(seen.get(name, [0, 0]), (1, rows))]
+            return function(*args)
+
+        return counted
+
+    history: list[tuple[dict, Any]] = []
+    for event in iterate(wrapped(problem, wrap), case.solver, max_steps=case.few, seed=case.seed):
+        history.append(({name: list(count) for name, count in seen.items()}, event.calls))
+    doc = " ".join((type(case.solver).__doc__ or "").split())
+    for (before, old), (after, new) in itertools.pairwise(history):
+        for name, count in new.by["solve"].items():
+            last = old.by.get("solve", {}).get(name, Count())
+            spent = [count.gradients + count.values - last.gradients - last.values, count.rows - last.rows]
+            true = [a - b for a, b in zip(after[name], before.get(name, [0, 0]))]
+            assert spent == true, f"{name}: counted {spent} evaluations and rows, saw {true}"
+        if case.gradients is not None:
+            assert new.gradients - old.gradients == case.gradients
+    if case.gradients is not None:
+        assert re.search(rf"\b{NUMBERS[case.gradients]}\b[^.]* gradients a step", doc), doc
+    total = history[-1][1].total()
+    if re.search("no second derivatives|first order only", doc.lower()):
+        assert total.hvps == total.jvps == 0
+    assert total.gradients > 0
+
+
+# -- feasibility, failure, limits -------------------------------------------------------------------------------------------
+@check
+def iterates_stay_in_the_sets(case: Case) -> None:
+    """Every answer and every variable of a state lies in its set, also from a start outside."""
+    problem: Any = case.instance().problem
+    variables = problem.oracle().variables
+    far = Point(**{name: v.map(lambda t: torch.full_like(t, 3.5)).tree() for name, v in variables.items()})
+    for start in (None, far):
+        for event in iterate(problem, case.solver, start=start, max_steps=case.few, seed=case.seed):
+            for name, inside in (("x", problem.X), ("y", problem.Y)):
+                eps = torch.finfo(variables[name].dtype).eps
+                for where in (getattr(event.answer, name), getattr(event.state, name)):
+                    assert float(inside.distance(Vec.of(where))) <= 100 * eps, f"{name} left its set at step {event.k}"
+
+
+@check
+def nan_ends_a_run(case: Case) -> None:
+    """Where a function turns NaN for good during a run, it ends soon, as NONFINITE, at a finite point."""
+    problem: Any = case.instance().problem
+    for broken, share in itertools.product(("upper", "lower"), (0.3, 0.7)):
+        seen, limit = [0], math.inf
+
+        def wrap(name: str, function: Callable) -> Callable:
+            def turning(*args: Any) -> Any:
+                seen[0] += name == broken  # noqa: B023
+                assert seen[0] < limit + MANY, "it hangs"  # noqa: B023
+                return function(*args) * (math.nan if name == broken and seen[0] > limit else 1.0)  # noqa: B023
+
+            return turning
+
+        sick = wrapped(problem, wrap)
+        events = iter(iterate(sick, case.solver, max_steps=case.few, seed=case.seed))
+        next(events)
+        first = seen[0]
+        for _ in events:
+            pass
+        limit, seen[0] = first + share * (seen[0] - first), 0
+        result = run(case, sick, full=True)
+        assert result.status is Status.NONFINITE, f"{broken} was NaN, the run ended with {result.status.name}"
+        for name in ("x", "y"):
+            assert bool(Vec.of(getattr(result, name)).finite()), f"{broken} was NaN, the answer's {name} is not finite"
+        with pytest.raises(errors.SolveFailed):
+            result.raise_for_status()
+
+
+@check
+def a_stop_is_honoured(case: Case) -> None:
+    """A callback that returns True ends the run at that step with status STOPPED, which is no failure."""
+    for k in (0, 2):
+        result = run(case, full=True, callbacks=[lambda event, k=k: event.k == k])
+        assert (result.status, result.steps, result.state.k) == (Status.STOPPED, k, k)
+        assert result.raise_for_status() is result
+        assert not result.success
+
+
+@check
+def unsuitable_problems_are_refused(case: Case) -> None:
+    """A problem with a feature the solver does not support is refused: the message names both, and a solver that fits or none."""
+    name = type(case.solver).__name__
+    for feature in Feature:
+        problem = with_feature(feature)
+        assert feature in problem.features
+        if not case.solver.lacks(problem.features):
+            assert run(case, problem, max_steps=1).steps <= 1
+            continue
+        with pytest.raises(errors.Unsuitable) as caught:
+            run(case, problem)
+        text = str(caught.value)
+        assert name in text
+        assert feature.words() in text
+        try:
+            fits = default_solver(problem)
+        except errors.Unsuitable:
+            assert "no solver" in text
+        else:
+            assert not fits.lacks(problem.features)
+            assert type(fits) is not type(case.solver)
+            assert f"{type(fits).__name__} does" in text
+
+
+@check
+def works_under_no_grad(case: Case) -> None:
+    """Under `torch.no_grad()` a run has the same bits; the caller's grad mode is kept, and no answer carries a graph."""
+    modes: list[bool] = []
+
+    def look(event: Event) -> None:
+        modes.append(torch.is_grad_enabled())
+
+    reference = run(case, callbacks=[look])
+    assert all(modes)
+    with torch.no_grad():
+        result = run(case)
+        assert not torch.is_grad_enabled()
+    assert torch.is_grad_enabled()
+    assert same(outcome(result), outcome(reference))
+    assert not any(leaf.requires_grad for leaf in tensors((reference.x, reference.y)))
+
+
+@check
+def an_ignored_argument_has_gradient_zero(case: Case) -> None:
+    """Where f or g ignores x, or f ignores y, that gradient is zero, the solver runs, and x stays where nothing moves it."""
+    problem: Any = case.instance().problem
+    variables = problem.oracle().variables
+    held = {name: variables[name].detach().clone() for name in ("x", "y")}
+    for ignored in ({"upper": 0}, {"lower": 0}, {"upper": 0, "lower": 0}, {"upper": 1}):
+
+        def wrap(name: str, function: Callable) -> Callable:
+            of_trees = trees_of(problem, function)
+
+            def blind(*args: Any) -> Any:
+                trees = list(args)
+                if name in ignored:  # noqa: B023
+                    trees[ignored[name]] = held["xy"[ignored[name]]].tree()  # noqa: B023
+                return of_trees(*trees)
+
+            return blind
+
+        ignoring = wrapped(problem, wrap, **{name: v.tree() for name, v in held.items()})
+        oracle = ignoring.oracle(case.seed)
+        full = problem.oracle(case.seed)
+        at = [held["x"], held["y"] + held["y"].map(torch.ones_like)]
+        for name, level, whole in (("upper", oracle.f, full.f), ("lower", oracle.g, full.g)):
+            grads, wanted = (o.gradient(at, o.draw(0), (0, 1))[1] for o in (level, whole))
+            for i in (0, 1):
+                if ignored.get(name) == i:
+                    assert same(grads[i], grads[i].zeros())
+                elif name not in ignored:
+                    assert same(grads[i], wanted[i])
+        result = run(case, ignoring, max_steps=case.few + 1)
+        assert bool(Vec.of(result.x).finite())
+        assert bool(Vec.of(result.y).finite())
+        if len(ignored) == 2:
+            assert same(Vec.of(result.x), problem.X.project(held["x"]))
+
+
+# -- accuracy ---------------------------------------------------------------------------------------------------------------
+@check
+def the_answer_is_right(case: Case) -> None:
+    """A full run ends as the table says, with the error of x, or else the largest residual, within the tolerance."""
+    instance = case.instance()
+    result = run(case, instance.problem, full=True)
+    assert result.status is case.ends, result.message
+    residuals = result.residuals()
+    if result.success:
+        tol = result.solver.tol
+        assert max(residuals.values()) <= tol
+    measured = instance.error(result.x) if instance.solution else max(residuals.values())
+    assert measured <= case.tolerance, f"{measured:.1e} > {case.tolerance:.1e}; residuals {residuals}"

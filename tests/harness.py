@@ -1,0 +1,166 @@
+"""What the checks of conformance.py share: runs of a case, comparisons to the bit, problems altered in one respect."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from cases import Case
+from torch import Tensor
+
+from bilevel import BilevelProblem, Box, Function, MiniBatches, Result, solve
+from bilevel.oracle import calling
+from bilevel.problem import CONSTRAINTS
+from constrained.core.solver import Feature, Problem
+from constrained.core.vec import Vec, leaves_by_path
+from constrained.sets import ConvexSet
+
+CALLABLES = ("upper", "lower", "objective", "equality", "inequality", *CONSTRAINTS)
+
+
+def run(case: Case, problem: Problem | None = None, *, full: bool = False, **more: Any) -> Result:
+    """A full run of a case, or one of a few steps."""
+    steps = case.max_steps if full else case.few
+    return solve(problem or case.instance().problem, case.solver, **{"max_steps": steps, "seed": case.seed, **more})
+
+
+def same(a: Any, b: Any) -> bool:
+    """Two trees are equal bit for bit."""
+    one, other = leaves_by_path(a), leaves_by_path(b)
+    if one.keys() != other.keys():
+        return False
+
+    def equal(u: Any, v: Any) -> bool:
+        if isinstance(u, Tensor):
+            return u.dtype == v.dtype and torch.equal(torch.nan_to_num(u), torch.nan_to_num(v))
+        return type(u) is type(v) and (u == v or (isinstance(u, float) and math.isnan(u) and math.isnan(v)))
+
+    return all(equal(u, other[path]) for path, u in one.items())
+
+
+def outcome(result: Result) -> tuple[Any, ...]:
+    return result.x, result.y, result.state, dataclasses.asdict(result.calls.total()), result.status.name
+
+
+def wrapped(problem: Problem, wrap: Callable[[str, Callable], Callable], **more: Any) -> Any:
+    """The problem with `wrap(name, function)` in place of each of its functions."""
+    changed = {}
+    for name in CALLABLES:
+        function = getattr(problem, name, None)
+        if isinstance(function, Function):
+            changed[name] = dataclasses.replace(function, value=wrap(name, function.value))
+        elif function is not None:
+            changed[name] = wrap(name, function)
+    return dataclasses.replace(problem, **{**changed, **more})  # pyright: ignore[reportArgumentType]
+
+
+def values(variable: Any) -> dict[str, Tensor]:
+    """Every tensor of a variable or module by name, copied."""
+    if isinstance(variable, torch.nn.Module):
+        return {name: t.detach().clone() for name, t in variable.state_dict().items()}
+    return {path: leaf.clone() for path, leaf in leaves_by_path(Vec.of(variable)).items()}
+
+
+@contextlib.contextmanager
+def random_state_kept() -> Iterator[None]:
+    """The global generators of torch, numpy and Python stand where they stood."""
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), np.random.get_state()[2], random.getstate()  # noqa: NPY002
+    yield
+    assert torch.equal(before[0], torch.get_rng_state()), "torch's global generator was used"
+    keys, place = np.random.get_state()[1:3]  # noqa: NPY002
+    assert np.array_equal(before[1], keys), "numpy's global generator was used"
+    assert before[2] == place, "numpy's global generator was used"
+    assert before[3] == random.getstate(), "Python's global generator was used"
+
+
+def trees_of(problem: BilevelProblem, function: Callable) -> Callable:
+    """A function of the problem's modules as one of their parameter dicts; any other as it is."""
+    return calling(function, *(v if isinstance(v, torch.nn.Module) else None for v in (problem.x, problem.y)))
+
+
+class Through(ConvexSet):
+    """A set of one structure as a set of another."""
+
+    def __init__(self, inner: ConvexSet, back: Callable[[Vec], Vec], forth: Callable[[Vec], Vec]):
+        super().__init__()
+        self.inner, self.back, self.forth = inner, back, forth
+
+    def project(self, v: Vec) -> Vec:
+        return self.forth(self.inner.project(self.back(v)))
+
+
+class Holder(torch.nn.Module):
+    """Parameters of any shapes."""
+
+    def __init__(self, leaves: list[Tensor]):
+        super().__init__()
+        self.held = torch.nn.ParameterList([torch.nn.Parameter(leaf.clone()) for leaf in leaves])
+
+
+def restructured(problem: BilevelProblem, kind: str) -> BilevelProblem:
+    """The same problem with each variable as one flat tensor, as a dict of its leaves, or as an nn.Module."""
+    like = problem.oracle().variables
+
+    def read(value: Any, wanted: Vec) -> Any:
+        if kind == "tensor":
+            return wanted.unravel(value).tree()
+        return wanted.like(list(value.held) if kind == "module" else [part[0] for part in value["leaves"].values()]).tree()
+
+    def vec(vec: Vec, wanted: Vec) -> Vec:
+        if kind == "tensor":
+            return wanted.unravel(vec.ravel())
+        return wanted.like([leaf.reshape(ref.shape) for leaf, ref in zip(vec.leaves, wanted.leaves)])
+
+    def write(vec: Vec) -> Any:
+        if kind == "tensor":
+            return vec.ravel().clone()
+        if kind == "module":
+            return Holder(vec.leaves)
+        return {"leaves": {f"{i:03d}": (leaf.clone(),) for i, leaf in enumerate(vec.leaves)}}
+
+    new = {name: write(value) for name, value in like.items()}
+    shapes = {name: Vec.of(dict(v.named_parameters()) if kind == "module" else v).detach() for name, v in new.items()}
+
+    def wrap(name: str, function: Callable) -> Callable:
+        of_trees = trees_of(problem, function)
+        return lambda x, y, *batch: of_trees(read(x, like["x"]), read(y, like["y"]), *batch)
+
+    sets = {
+        s: inner if inner.whole else Through(inner, lambda v, n=n: vec(v, like[n]), lambda v, n=n: vec(v, shapes[n]))
+        for s, n, inner in (("X", "x", problem.X), ("Y", "y", problem.Y))
+    }
+    return wrapped(problem, wrap, **new, **sets, lower_solution=None)
+
+
+def with_feature(feature: Feature) -> BilevelProblem:
+    """A small problem with one feature besides its lower level."""
+    one = torch.ones(2, dtype=torch.float64)
+
+    def upper(x: Tensor, y: Tensor, *batch: Tensor) -> Tensor:
+        return ((y - 2) ** 2).sum() + (x**2).sum()
+
+    def lower(x: Tensor, y: Tensor, *batch: Tensor) -> Tensor:
+        return ((y - x) ** 2).sum()
+
+    def constraint(x: Tensor, y: Tensor) -> Tensor:
+        return (x - y).sum()
+
+    numpy = Function.numpy(lambda x, y: ((y - x) ** 2).sum(), gradient=lambda x, y: (2 * (x - y), 2 * (y - x)))
+    parts: dict[Feature, dict[str, Any]] = {
+        Feature.LOWER: {},
+        Feature.SAMPLES: {"lower_data": MiniBatches(one, 1)},
+        Feature.NO_HVP: {"lower": numpy},
+        Feature.X_SET: {"X": Box(-9, 9)},
+        Feature.Y_SET: {"Y": Box(-9, 9)},
+        Feature.LOWER_EQUALITY: {"lower_equality": constraint},
+        Feature.LOWER_INEQUALITY: {"lower_inequality": constraint},
+        Feature.UPPER_EQUALITY: {"upper_equality": constraint},
+        Feature.UPPER_INEQUALITY: {"upper_inequality": constraint},
+    }
+    return BilevelProblem(**{"upper": upper, "lower": lower, "x": one, "y": one, **parts[feature]})

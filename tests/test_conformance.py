@@ -1,0 +1,36 @@
+"""Every check of conformance.py on every case of cases.py."""
+
+import pytest
+from cases import CASES
+from conformance import CHECKS
+
+SLOW = ("resume_is_exact", "the_answer_is_right")  # those that do a full run
+
+PAIRS = [
+    pytest.param(check, case, id=f"{case.name}-{check.__name__}", marks=[pytest.mark.slow] * case.slow)
+    for case in CASES
+    for check in CHECKS
+    if not case.slow or check.__name__ in SLOW
+]
+
+
+@pytest.mark.parametrize(("check", "case"), PAIRS)
+def test_conformance(check, case):
+    check(case)
+
+
+def test_the_checks_say_what_they_check():
+    assert all((check.__doc__ or "").strip().endswith(".") and "\n" not in check.__doc__ for check in CHECKS)
+
+
+def test_names_are_unique():
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_every_solver_is_in_the_table():
+    import bilevel
+    import constrained
+    from constrained.core.solver import Solver
+
+    public = {value for module in (bilevel, constrained) for value in vars(module).values() if isinstance(value, type)}
+    assert {cls for cls in public if issubclass(cls, Solver) and cls is not Solver} == {type(case.solver) for case in CASES}
