@@ -83,7 +83,8 @@ def hypergradient(problem: BilevelProblem, x: Tree, y: Tree | None = None, *, to
     tol = max(tol, floor)
     reasons = []
     if y is None:
-        ys = problem.closed_form(start.x) or solve_lower(oracle, xs, ys, tol).x
+        known = problem.closed_form(start.x)
+        ys = known if known is not None else solve_lower(oracle, xs, ys, tol).x
     upper_x, upper_y = oracle.f.grad(xs, ys)
     lower = oracle.g.at(xs, ys)
     lower_residual, scale = float(lower.y.norm()), float(upper_y.norm())

@@ -196,7 +196,8 @@ class BilevelProblem(Problem):
         """An oracle on all of the data, and the point as Vecs."""
         whole = self.full_batch() if Feature.SAMPLES in self.features else self
         oracle = whole.oracle()
-        return oracle, *(self._start(n, v, oracle.variables[n]) for n, v in (("x", point.x), ("y", point.y)))
+        x, y = (self._start(n, v, oracle.variables[n]) for n, v in (("x", point.x), ("y", point.y)))
+        return oracle, x, y
 
     def _variables(self) -> dict[str, Vec]:
         return {"x": _variable(self.x, "x"), "y": _variable(self.y, "y")}

@@ -6,11 +6,10 @@ Means come with sample standard deviations over seeds. The pictures use matplotl
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,10 +19,9 @@ from constrained.core.errors import OptionError, extra
 
 from .cleaning_baselines import Row
 from .cleaning_data import CleaningData
+from .pictures import BLUE, INK, RED, figure, headline
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from rich.table import Table
 
 CLAIMS = (
@@ -35,7 +33,6 @@ CLAIMS = (
 )
 
 COLUMNS = {"f1": "F1", "auc": "AUC", "accuracy": "accuracy", "with_clean": "accuracy\n+ clean images"}
-BLUE, RED, INK, GRID = "#0072B2", "#D55E00", "#333333", "#DDDDDD"  # told apart with any colour vision
 
 
 @dataclass(frozen=True)
@@ -129,55 +126,6 @@ def _spread(values: Sequence[float | None]) -> Spread | None:
     return Spread(float(known.mean()), _std(known), len(known), len(values)) if len(known) else None
 
 
-# -- pictures -----------------------------------------------------------------------------------------------------------
-def convergence_picture(history: Sequence[Mapping[str, Any]], path: Path | str) -> None:
-    """One small diagram for each series against the step.
-
-    history: one mapping a recorded step, with "k" (the step), "seconds" (of the whole run so far) and any numeric series,
-    which need not be in every entry. Axes are logarithmic where a series is positive and spans more than a decade; values
-    that are not finite are left out. The file's suffix decides the format.
-    """
-    series, ticks = _series(history), extra("matplotlib.ticker", "zoo").MaxNLocator
-    columns = 2 if len(series) == 4 else min(3, len(series))
-    lines = math.ceil(len(series) / columns)
-    figure = _figure(max(3.6 * columns, 5.0), 2.4 * lines + 0.6)
-    for index, (name, (k, values)) in enumerate(series.items()):
-        axes = figure.add_subplot(lines, columns, index + 1)
-        _plain(axes)
-        axes.plot(k, values, color=BLUE, linewidth=1.6, marker="o" if len(k) <= 40 else "", markersize=2.5)
-        axes.set_title(name.replace("_", " "), fontsize=10, color=INK, loc="left")
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(ticks(nbins=6, integer=True))
-        if values.min() > 0 and values.max() > 10 * values.min():
-            axes.set_yscale("log")
-        else:
-            axes.yaxis.set_major_formatter("{x:.6g}")
-    seconds = history[-1].get("seconds")
-    timing = "" if seconds is None else f", {seconds:.{1 if seconds < 100 else 0}f} s"
-    _headline(figure, f"Convergence over {history[-1]['k']} steps{timing}")
-    figure.savefig(path, dpi=150)
-
-
-def _series(history: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """name -> (k, values), finite values only, in order of first appearance."""
-    names = dict.fromkeys(key for entry in history for key, value in entry.items() if _number(value))
-    series = {}
-    for name in names:
-        if name in ("k", "seconds"):
-            continue
-        points = np.array([(entry["k"], float(entry[name])) for entry in history if _number(entry.get(name))])
-        points = points[np.isfinite(points).all(1)]
-        if len(points):
-            series[name] = (points[:, 0], points[:, 1])
-    if not series:
-        raise OptionError("convergence_picture(history, ...): expected entries with k and at least one finite numeric series")
-    return series
-
-
-def _number(value: Any) -> bool:
-    return (isinstance(value, Real) and not isinstance(value, bool)) or (isinstance(value, Tensor) and value.ndim == 0)
-
-
 def distrusted_picture(data: CleaningData, x: Tensor, path: Path | str, count: int = 40) -> None:
     """The training images with the smallest x, in order, each with its given label.
 
@@ -193,20 +141,20 @@ def distrusted_picture(data: CleaningData, x: Tensor, path: Path | str, count: i
     lowest = torch.argsort(x, stable=True)[:count].tolist()
     columns = min(10, count)
     lines = math.ceil(count / columns)
-    figure = _figure(max(1.05 * columns, 6.0), 1.25 * lines + 0.85)
+    picture = figure(max(1.05 * columns, 6.0), 1.25 * lines + 0.85)
     for index, i in enumerate(lowest):
         colour = BLUE if data.wrong[i] else RED
-        axes = figure.add_subplot(lines, columns, index + 1)
+        axes = picture.add_subplot(lines, columns, index + 1)
         axes.imshow(data.images[i].cpu().numpy(), cmap="gray_r", vmin=0, vmax=16, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set(color=colour, linewidth=2.0)
         axes.set_title(f"given {int(data.given[i])} · true {int(data.truth[i])}", fontsize=7.5, color=colour, pad=3)
     caught = int(data.wrong[lowest].sum())
-    _headline(figure, f"The {count} least trusted of {len(x)} training labels")
+    headline(picture, f"The {count} least trusted of {len(x)} training labels")
     patch = extra("matplotlib.patches", "zoo").Patch
     keys = {BLUE: f"label wrong, rightly distrusted: {caught}", RED: f"label right, distrusted by mistake: {count - caught}"}
-    figure.legend(
+    picture.legend(
         handles=[patch(edgecolor=colour, facecolor="none", linewidth=2.0, label=label) for colour, label in keys.items()],
         loc="outside lower left",
         ncols=2,
@@ -214,25 +162,4 @@ def distrusted_picture(data: CleaningData, x: Tensor, path: Path | str, count: i
         fontsize=9,
         labelcolor=INK,
     )
-    figure.savefig(path, dpi=150)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = extra("matplotlib.figure", "zoo").Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.02, hspace=0.03)
-    return figure
-
-
-def _headline(figure: Figure, text: str) -> None:
-    figure.suptitle(text, x=0.012, ha="left", fontsize=12, color=INK)
-
-
-def _plain(axes: Axes) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#888888")
-    axes.grid(color=GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=8)
-    axes.xaxis.label.set(color=INK, size=9)
+    picture.savefig(path, dpi=150)

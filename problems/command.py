@@ -85,7 +85,7 @@ def choose(instance: Instance, name: str | None, options: dict[str, Any]) -> Rec
             raise OptionError(f"--solver {name}: expected one of {', '.join(SOLVERS)}")
         found = instance.recommended.get(SOLVERS[name]) or Recommended(SOLVERS[name]())
     try:
-        solver = replace(found.solver, **options) if options else found.solver
+        solver: Solver = replace(found.solver, **options) if options else found.solver  # pyright: ignore[reportArgumentType]
     except TypeError:  # dataclasses.replace names an unknown option in its own words
         solver = type(found.solver)(**options)
     return replace(found, solver=solver)

@@ -162,7 +162,7 @@ def _write(one: Run, folder: Path | None) -> None:
     one.history.write(folder / "history.csv")
     try:
         extra("matplotlib", "zoo")
-        from .cleaning_report import convergence_picture
+        from .pictures import convergence_picture
 
         convergence_picture(one.history.rows, folder / "convergence.png")
         if one.instance.study is not None:

@@ -21,7 +21,7 @@ from constrained.core.solver import Feature, Problem
 from constrained.core.vec import Vec, leaves_by_path
 from constrained.sets import ConvexSet
 
-CALLABLES = ("upper", "lower", "objective", "equality", "inequality", *CONSTRAINTS)
+CALLABLES = ("upper", "lower", *CONSTRAINTS)
 
 
 def run(case: Case, problem: Problem | None = None, *, full: bool = False, **more: Any) -> Result:
@@ -58,6 +58,18 @@ def wrapped(problem: Problem, wrap: Callable[[str, Callable], Callable], **more:
         elif function is not None:
             changed[name] = wrap(name, function)
     return dataclasses.replace(problem, **{**changed, **more})  # pyright: ignore[reportArgumentType]
+
+
+def variables_in(state: Any, name: str = "") -> Iterator[tuple[str, Vec]]:
+    """Every Vec of a state with the name of the field that holds it."""
+    if isinstance(state, Vec):
+        yield name, state
+    elif dataclasses.is_dataclass(state):
+        for field in dataclasses.fields(state):
+            yield from variables_in(getattr(state, field.name), field.name)
+    elif isinstance(state, (tuple, list)):
+        for part in state:
+            yield from variables_in(part, name)
 
 
 def values(variable: Any) -> dict[str, Tensor]:

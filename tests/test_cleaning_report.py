@@ -13,6 +13,7 @@ from rich.console import Console
 
 from constrained.core.errors import MissingExtra
 from problems import cleaning_report as report
+from problems import pictures
 from problems.cleaning_baselines import Row
 from problems.cleaning_data import digits
 
@@ -105,8 +106,8 @@ def test_convergence_picture(tmp_path, monkeypatch):
     history[3]["upper"] = math.inf
     history[5]["stationarity"] = history[15]["stationarity"] = 1e-3
     drawn = []
-    monkeypatch.setattr(report, "_plain", lambda axes, plain=report._plain: drawn.append(axes) or plain(axes))
-    report.convergence_picture(history, tmp_path / "history.png")
+    monkeypatch.setattr(pictures, "plain", lambda axes, plain=pictures.plain: drawn.append(axes) or plain(axes))
+    pictures.convergence_picture(history, tmp_path / "history.png")
     assert size(tmp_path / "history.png") == (int(10.8 * 150), int(3.0 * 150))
     upper, lower, stationarity = drawn
     assert [axes.get_title(loc="left") for axes in drawn] == ["upper", "lower", "stationarity"]
@@ -122,7 +123,7 @@ def test_convergence_picture(tmp_path, monkeypatch):
 @pytest.mark.parametrize("history", [[], [{"k": 0, "seconds": 0.0}], [{"k": 0, "upper": float("nan")}]])
 def test_convergence_picture_wants_a_series(tmp_path, history):
     with pytest.raises(ValueError, match="at least one finite numeric series"):
-        report.convergence_picture(history, tmp_path / "history.png")
+        pictures.convergence_picture(history, tmp_path / "history.png")
 
 
 def test_distrusted_picture(tmp_path, data, monkeypatch):
@@ -132,7 +133,7 @@ def test_distrusted_picture(tmp_path, data, monkeypatch):
     x[wrong] = torch.linspace(-2, -1, 39, dtype=torch.float64)
     x[right] = -0.5
     figures = []
-    monkeypatch.setattr(report, "_figure", lambda *size, figure=report._figure: figures.append(figure(*size)) or figures[0])
+    monkeypatch.setattr(report, "figure", lambda *size, figure=pictures.figure: figures.append(figure(*size)) or figures[0])
     report.distrusted_picture(data, x, tmp_path / "distrusted.png")
     width, height = size(tmp_path / "distrusted.png")
     assert width > height > 600
@@ -157,11 +158,11 @@ def test_distrusted_picture_refuses_bad_sizes(tmp_path, data, length, count):
 def test_pictures_leave_pyplot_alone(tmp_path):
     """No window system is asked for: pyplot is never imported by a picture."""
     before = "matplotlib.pyplot" in sys.modules
-    report.convergence_picture([{"k": 0, "upper": 1.0}, {"k": 1, "upper": 0.5}], tmp_path / "two.png")
+    pictures.convergence_picture([{"k": 0, "upper": 1.0}, {"k": 1, "upper": 0.5}], tmp_path / "two.png")
     assert ("matplotlib.pyplot" in sys.modules) == before
 
 
 def test_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.ticker", None)
     with pytest.raises(MissingExtra, match=r"pip install 'bilevel\[zoo\]'"):
-        report.convergence_picture([{"k": 0, "upper": 1.0}], tmp_path / "x.png")
+        pictures.convergence_picture([{"k": 0, "upper": 1.0}], tmp_path / "x.png")

@@ -141,13 +141,13 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
             return replace(s, outcome="MAX_STEPS")
         bias, inner = self._bias(oracle, s)  # (3)
         new, eps = replace(s, bias=bias, inner=inner), torch.finfo(s.x.dtype).eps
-        if bias + s.residual <= self.tol:
+        if bias + s.residual <= self.tolerance:
             return replace(new, outcome="CONVERGED")
-        if bias <= self.tol / 2:
+        if bias <= self.tolerance / 2:
             return new  # now R has to fall below tol / 2
         if bias >= s.bias and s.sigma <= eps ** (1 / 3):  # round-off over sigma: the stage before was better
             return replace(new, x=s.stage, outcome="PRECISION")
-        sigma = s.sigma * min(max(math.sqrt(0.25 * self.tol / bias), 0.01), 0.5)  # (4)
+        sigma = s.sigma * min(max(math.sqrt(0.25 * self.tolerance / bias), 0.01), 0.5)  # (4)
         sigma = max(sigma, 4 * math.sqrt(eps))  # so that every penalty, the one that measures the bias too, is >= sqrt(eps)
         if sigma > 0.9 * s.sigma:
             return replace(new, outcome="PRECISION")
@@ -161,7 +161,7 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
     def answer(self, oracle: BilevelOracle, state: PenaltyState) -> Point:
         ys = [one.y for one in state.inner[1:]]
         y = ys[1] * 2 - ys[0] if self.richardson else ys[0]
-        tol = max(1e-2 * self.tol, 500 * torch.finfo(y.dtype).eps)
+        tol = max(1e-2 * self.tolerance, 500 * torch.finfo(y.dtype).eps)
         return Point(state.x, solve_lower(oracle, state.x, oracle.Y.project(y), tol).x)
 
     def monitor(self, state: PenaltyState) -> dict[str, float]:
@@ -208,8 +208,8 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
 
     def _outer_tolerance(self, s: PenaltyState) -> float:
         if self.sigma is not None:
-            return self.tol
-        return (self.tol if s.bias <= self.tol / 2 else max(self.tol, 0.1 * s.sigma**2)) / 2
+            return self.tolerance
+        return (self.tolerance if s.bias <= self.tolerance / 2 else max(self.tolerance, 0.1 * s.sigma**2)) / 2
 
     def _bias(self, oracle: BilevelOracle, s: PenaltyState) -> tuple[float, tuple[Inner, ...]]:
         """b, by one more inner minimisation at half the smallest penalty; and the inner minimisers, refined."""

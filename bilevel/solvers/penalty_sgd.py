@@ -102,19 +102,16 @@ class PenaltySGD(Solver[BilevelOracle, PenaltySGDState]):
         xi, zeta = oracle.f.draw(k), g.draw(k)
         frozen = k < self.warmup
 
-        if frozen:
-            (upper, _), (h_y,) = oracle.penalised(sigma, x, y, xi, zeta, wrt=(1,))
-            lower, (g_y,) = g.gradient((x, z), zeta, (1,))
-        else:
-            (upper, _), (h_x, h_y) = oracle.penalised(sigma, x, y, xi, zeta, wrt=(0, 1))
-            lower, (g_x, g_y) = g.gradient((x, z), zeta, (0, 1))
-        m_z = state.m_z.lerp(g_y, 1 - b)  # (1)
-        m_y = state.m_y.lerp(h_y / (1 + sigma), 1 - b)  # (1)
+        wrt = (1,) if frozen else (0, 1)
+        (upper, _), h = oracle.penalised(sigma, x, y, xi, zeta, wrt=wrt)
+        lower, g_ = g.gradient((x, z), zeta, wrt)
+        m_z = state.m_z.lerp(g_[-1], 1 - b)  # (1)
+        m_y = state.m_y.lerp(h[-1] / (1 + sigma), 1 - b)  # (1)
         z, y = Y.project(z.add(m_z, -gamma)), Y.project(y.add(m_y, -gamma))  # (3)
         new = replace(state, k=k + 1, y=y, z=z, m_y=m_y, m_z=m_z, upper=upper, lower=lower)
         if frozen:
             return new
-        d = (h_x - g_x) / sigma  # (2)
+        d = (h[0] - g_[0]) / sigma  # (2)
         x, outer = self.outer.update(x, d.leaves, state.outer, at(self.outer.lr, k - self.warmup))  # (4)
         x = X.project(x)
         return replace(new, x=x, outer=outer, average=state.average.add(x))  # (5)

@@ -23,7 +23,8 @@ OptState = dict[str, dict[str, Tensor]]
 class Optimizer(Protocol):
     """One step of a first-order method; `lr` is its learning rate, a number or a schedule of the solver's step k."""
 
-    lr: float | Schedule
+    @property
+    def lr(self) -> float | Schedule: ...
 
     def init(self, params: Vec) -> OptState: ...
 

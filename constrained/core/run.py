@@ -150,8 +150,8 @@ class _Run:
     def confirm(self, claim: Status) -> Status:
         """CONVERGED if the residuals from the problem are within tol, whatever the solver thinks of its own progress."""
         found = self.problem.certify(self.problem.finish(self.answer()))
-        self.details = ", ".join(f"{key} {value:.1e}" for key, value in found.items()) + f" (tol {self.solver.tol:.1e})"
-        within = bool(found) and all(value <= self.solver.tol for value in found.values())
+        self.details = ", ".join(f"{key} {value:.1e}" for key, value in found.items()) + f" (tol {self.solver.tolerance:.1e})"
+        within = bool(found) and all(value <= self.solver.tolerance for value in found.values())
         return Status.CONVERGED if within else Status.STALLED if claim is Status.CONVERGED else claim
 
 

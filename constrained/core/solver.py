@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -97,7 +98,7 @@ class Point:
     """Where to start, or what a solver answers: x, the lower variable y where there is one, multipliers."""
 
     x: Tree
-    y: Tree | None = None
+    y: Tree = None
     multipliers: Multipliers | None = None
 
 
@@ -162,6 +163,12 @@ class Solver(Options, ABC, Generic[OracleT, StateT]):
     tol: Any
 
     @property
+    def tolerance(self) -> float:
+        """`tol` as the run resolved it."""
+        assert self.tol is not None
+        return self.tol
+
+    @property
     def exact(self) -> bool:
         """It solves the problem itself, so that the problem's residuals may make it CONVERGED; a surrogate's solver does not."""
         return True
@@ -183,7 +190,7 @@ class Solver(Options, ABC, Generic[OracleT, StateT]):
     @abstractmethod
     def answer(self, oracle: OracleT, state: StateT) -> Point: ...
 
-    def monitor(self, state: StateT) -> dict[str, float | Tensor]:
+    def monitor(self, state: StateT) -> Mapping[str, float | Tensor]:
         """Numbers of the state worth watching, by name."""
         return {}
 

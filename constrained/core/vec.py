@@ -4,6 +4,7 @@ A *tree* is a tensor, or a dict, list, tuple or registered dataclass of trees. `
 all of them at once, on torch's `_foreach` kernels. This is the only file that uses `torch.utils._pytree`.
 """
 
+# pyright: reportPrivateImportUsage=false, reportArgumentType=false
 from __future__ import annotations
 
 import dataclasses
