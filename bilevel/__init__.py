@@ -22,7 +22,7 @@ from constrained.core.result import Result
 from constrained.core.run import Event, iterate, solve
 from constrained.core.solver import Feature, Multipliers, Point, Status
 from constrained.core.version import VERSION as __version__
-from constrained.descent import LBFGS, SPG
+from constrained.descent import LBFGS, SPG, ProjectedLBFGS
 from constrained.sets import Affine, Ball, Box, Everywhere, Halfspace, Product, Simplex
 
 from . import recommend as recommend  # registers the default solver
@@ -58,6 +58,7 @@ __all__ = [
     "Power",
     "Product",
     "Progress",
+    "ProjectedLBFGS",
     "Result",
     "ScalarAdam",
     "Simplex",

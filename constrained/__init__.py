@@ -5,7 +5,7 @@ linear solvers are here already.
 from .core.run import iterate, solve
 from .core.solver import Point, Status
 from .core.vec import Vec
-from .descent import LBFGS, SPG, minimise
+from .descent import LBFGS, SPG, ProjectedLBFGS, minimise
 from .linear import CG, Minres
 from .sets import Affine, Ball, Box, ConvexSet, Everywhere, Halfspace, Product, Simplex
 
@@ -24,6 +24,7 @@ __all__ = [
     "Minres",
     "Point",
     "Product",
+    "ProjectedLBFGS",
     "Simplex",
     "Status",
     "Vec",

@@ -1,4 +1,4 @@
-"""Minimise a smooth function over a set: `LBFGS` on the whole space, `SPG` on any set that can be projected on.
+"""Minimise a smooth function over a set: `LBFGS` on the whole space, `ProjectedLBFGS` on boxes, `SPG` on any projectable set.
 
     objective : Vec -> (value: float, gradient: Vec)
 
@@ -7,7 +7,8 @@ A method is options plus pure `init` and `step`; `minimise` runs them to a toler
 one minimisation to the next, which is what makes sequences of nearly equal problems cheap.
 
 References: Liu and Nocedal 1989 (L-BFGS); Byrd, Nocedal and Schnabel 1994 (compact form); Lewis and Overton 2013 (bracketing
-weak-Wolfe search); Hager and Zhang 2005 (approximate Wolfe test); Birgin, Martinez and Raydan 2000 (SPG2).
+weak-Wolfe search); Hager and Zhang 2005 (approximate Wolfe test); Bertsekas 1982 (two-metric projection); Birgin,
+Martinez and Raydan 2000 (SPG2).
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from .core.options import Options, Positive, Steps
 from .core.vec import Vec, state
+from .pairs import Pairs
 from .sets import ConvexSet, Everywhere
 
 Objective = Callable[[Vec], tuple[float, Vec]]
@@ -40,59 +40,6 @@ class Reason(enum.Enum):
     LINE_SEARCH = "The line search found no lower point along a descent direction."
     UNBOUNDED = "The objective decreases without bound."
     NONFINITE = "The objective returned NaN or infinity."
-
-
-@state
-class Pairs:
-    """L-BFGS memory: the last `count` pairs s, y (rows of S, Y, a ring starting at `head`) and their inner products."""
-
-    S: Tensor
-    Y: Tensor
-    SY: Tensor  # s_i'y_j, float64, on the host
-    YY: Tensor
-    count: int
-    head: int
-    scale: float  # gamma of H0 = gamma I
-
-    @classmethod
-    def empty(cls, memory: int, x: Vec, scale: float) -> Pairs:
-        ring = torch.zeros(memory, x.size, dtype=x.dtype, device=x.device)
-        gram = torch.zeros(memory, memory, dtype=torch.float64)
-        return cls(ring, ring.clone(), gram, gram.clone(), 0, 0, scale)
-
-    def add(self, s: Vec, y: Vec) -> Pairs:
-        """With one more pair; one that bends the wrong way to rounding is left out. Writes into the ring."""
-        sy, ss, yy = float(s @ y), float(s @ s), float(y @ y)
-        if not sy > 1e-10 * math.sqrt(ss * yy):
-            return self
-        memory = len(self.S)
-        i = (self.head + self.count) % memory
-        self.S[i], self.Y[i] = s.ravel(), y.ravel()
-        with_y = torch.stack([self.S @ self.Y[i], self.Y @ self.Y[i], self.Y @ self.S[i]]).double().cpu()
-        self.SY[:, i], self.SY[i, :] = with_y[0], with_y[2]
-        self.YY[:, i] = self.YY[i, :] = with_y[1]
-        self.SY[i, i], self.YY[i, i] = sy, yy
-        full = self.count == memory
-        return replace(
-            self, count=min(self.count + 1, memory), head=(self.head + 1) % memory if full else self.head, scale=sy / yy
-        )
-
-    def solve(self, g: Vec) -> Vec:
-        """H g, the inverse-Hessian estimate times g: the two-loop recursion done on inner products."""
-        if not self.count:
-            return g * self.scale
-        memory = len(self.S)
-        order = [(self.head + j) % memory for j in range(self.count)]
-        flat = g.ravel()
-        both = torch.stack([self.S @ flat, self.Y @ flat]).double().cpu().numpy()[:, order]
-        R = np.triu(self.SY.numpy()[np.ix_(order, order)])
-        alpha = np.linalg.solve(R, both[0])
-        w = both[1] - self.YY.numpy()[np.ix_(order, order)] @ alpha
-        beta = np.linalg.solve(R.T, np.diag(R) * alpha - self.scale * w)
-        place = np.zeros((2, memory))
-        place[0, order], place[1, order] = beta, -self.scale * alpha
-        a, b = torch.as_tensor(place, dtype=flat.dtype, device=flat.device)
-        return g.unravel(self.scale * flat + a @ self.S + b @ self.Y)
 
 
 @state
@@ -211,18 +158,69 @@ class SPG(Options):
         return Descent(s.k + 1, x, value, g, norm, lam, (*s.recent, value)[-self.window :], _sane(value, norm).name)
 
 
-Method = LBFGS | SPG
+@dataclass(frozen=True, kw_only=True)
+class ProjectedLBFGS(Options):
+    """L-BFGS with two-metric projection (Bertsekas 1982) on a set that projects each entry alone: Box, Everywhere.
+
+    Entries at a bound that the gradient pushes outwards move by the projected gradient, the free ones by -H g, H made from the
+    curvature pairs restricted to them;  x <- P(x + t d), Armijo along the projected path.
+
+    memory: curvature pairs kept. first: length of the first step where there is no memory yet.
+    """
+
+    memory: Steps = 20
+    first: Positive = 1.0
+
+    def init(self, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
+        x = X.project(x)
+        value, g = objective(x)
+        norm = residual(X, x, g)
+        known = memory if isinstance(memory, Pairs) and memory.S.shape == (self.memory, x.size) else None
+        pairs = known or Pairs.empty(self.memory, x, self.first / max(norm, 1.0))
+        return Descent(0, x, value, g, norm, pairs, (), _sane(value, norm).name)
+
+    def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
+        x, g, pairs = s.x, s.gradient, s.memory
+        assert isinstance(pairs, Pairs)
+        plain = X.project(x.add(g, -pairs.scale)) - x
+        # Bertsekas' active set: within `near` of a bound, and pushed outwards.
+        near = min(1e-3 * (1.0 + float(x.max_norm())), s.residual)
+        inward = X.project(x - g.map(torch.sign) * near) - x
+        free = inward.map(lambda t: (t.abs() >= 0.999 * near).to(t.dtype))
+        wanted = pairs.restricted(free).solve(g.like(t * f for t, f in zip(g.leaves, free.leaves)))
+        d = x.like(torch.where(f > 0, -w, p) for f, w, p in zip(free.leaves, wanted.leaves, plain.leaves))
+        found = Reason.LINE_SEARCH
+        for direction in (d, plain):
+            slope = float(direction @ g)
+            if slope < 0:
+                found = search(objective, s, direction, slope, s.value, curvature=False, X=X)
+            if not isinstance(found, Reason) or found is Reason.NONFINITE:
+                break
+            pairs = Pairs.empty(self.memory, x, pairs.scale)  # once more along the gradient, without memory
+        if isinstance(found, Reason):
+            return replace(s, memory=pairs, reason=found.name)
+        new, value, g = found
+        norm = residual(X, new, g)
+        return Descent(s.k + 1, new, value, g, norm, pairs.add(new - x, g - s.gradient), (), _sane(value, norm).name)
+
+
+Method = LBFGS | ProjectedLBFGS | SPG
 
 
 def suited(method: Method, X: ConvexSet) -> Method:
-    """The method where it applies on X, else SPG."""
-    return method if X.whole or isinstance(method, SPG) else SPG()
+    """The method where it applies on X; else ProjectedLBFGS where each entry projects alone, else SPG."""
+    if X.whole or isinstance(method, SPG) or (isinstance(method, ProjectedLBFGS) and X.entrywise):
+        return method
+    return ProjectedLBFGS(memory=method.memory, first=method.first) if X.entrywise else SPG(first=method.first)
 
 
 def search(
-    objective: Objective, s: Descent, d: Vec, slope: float, reference: float, *, curvature: bool
+    objective: Objective, s: Descent, d: Vec, slope: float, reference: float, *, curvature: bool, X: ConvexSet | None = None
 ) -> tuple[Vec, float, Vec] | Reason:
-    """A step t along d from s.x: Armijo against `reference`, and the weak curvature test if asked. A point, or why not."""
+    """A step t along d from s.x: Armijo against `reference`, and the weak curvature test if asked. A point, or why not.
+
+    With X: along the projected path P(s.x + t d).
+    """
     eps = torch.finfo(s.x.dtype).eps
     low, high, t = 0.0, math.inf, 1.0
     kept: tuple[Vec, float, Vec] | None = None  # a point that passed Armijo but not curvature
@@ -230,14 +228,19 @@ def search(
     ratio, noise = size / length, 0.0
     for _ in range(60):
         x = s.x.add(d, t)
+        fall, across = t * slope, d * t  # what the slope at s.x promises for this step
+        if X is not None:
+            x = X.project(x)
+            across = x - s.x
+            fall, length = float(across @ s.gradient), max(float(across.norm()), 1e-300) / t
         value, g = objective(x)
-        tilt = float(g @ d)
-        bend = abs(tilt - slope) / (t * length**2)  # curvature along d: rounding x alone moves a value by eps bend |x|^2
+        tilt = float(g @ across)
+        bend = abs(tilt - fall) / (t * length) ** 2  # curvature along d: rounding x alone moves a value by eps bend |x|^2
         noise = NOISE * eps * max(abs(s.value), abs(value)) + 100 * eps * bend * size**2
         if not (math.isfinite(value) and math.isfinite(tilt)):
             high, t = t, low + 0.1 * (t - low)
-        elif value <= reference + ARMIJO * t * slope or (value <= s.value + noise and abs(tilt) <= 0.8 * -slope):
-            if not curvature or tilt >= CURVATURE * slope:
+        elif value <= reference + ARMIJO * fall or (value <= s.value + noise and abs(tilt) <= 0.8 * -fall):
+            if not curvature or tilt >= CURVATURE * fall:
                 return x, value, g
             if value < -1e100:
                 return Reason.UNBOUNDED
@@ -245,8 +248,8 @@ def search(
             t = 2 * t if high == math.inf else 0.5 * (low + high)
         else:
             # The minimiser of the parabola through f(0), f'(0), f(t), kept inside the bracket.
-            above = value - s.value - t * slope
-            guess = -0.5 * slope * t * t / above if above > 0 else 0.5 * t
+            above = value - s.value - fall
+            guess = -0.5 * fall * t / above if above > 0 else 0.5 * t
             width = t - low
             high, t = t, min(max(guess, low + 0.1 * width), low + 0.5 * width)
         if high - low <= 4 * eps * ratio or (high < math.inf and high - low <= 1e-14 * high):

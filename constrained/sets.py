@@ -1,8 +1,7 @@
 """Convex sets with a Euclidean projection: where a variable may live (`X=`, `Y=`).
 
-Box works entry by entry, Simplex on the last axis of one leaf; Ball, Affine and Halfspace take all leaves as one vector;
-Product gives each top-level entry of a dict its own set. Constants are kept in float64 and cast to a variable when it is first
-met. A set that can be seen to be empty raises ProblemError when it is made.
+Box works entry by entry, Simplex on the last axis of one leaf, Product on the entries of a dict, the others on all leaves as
+one vector. Constants are float64, cast when a variable is first met. A set seen to be empty raises ProblemError when made.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ class ConvexSet(ABC):
     """A closed convex set, known by its projection P(v) = argmin_u |u - v| over u in the set."""
 
     whole: bool = False  # nothing to project: Everywhere, and a Product of it
+    entrywise: bool = False  # each entry is projected alone: Box too
 
     def __init__(self) -> None:
         self._cache: dict[Any, tuple[Any, Any]] = {}
@@ -64,7 +64,7 @@ class Everywhere(ConvexSet):
     tensor([ 1., -2.])
     """
 
-    whole = True
+    whole = entrywise = True
 
     def project(self, v: Vec) -> Vec:
         return v
@@ -86,6 +86,8 @@ class Box(ConvexSet):
     >>> Box(low={"w": 0, "b": [-1.0, -2.0]}).project(Vec.of({"w": torch.tensor([-3.0]), "b": torch.tensor([-3.0, -3.0])})).tree()
     {'w': tensor([0.]), 'b': tensor([-1., -2.])}
     """
+
+    entrywise = True
 
     def __init__(self, low: Tree = -math.inf, high: Tree = math.inf):
         super().__init__()
@@ -290,8 +292,7 @@ class Product(ConvexSet):
     P projects each entry onto its own set. Raises ProblemError for values that are not sets; `check` for keys that the
     variable does not have, and where an entry does not fit its set.
 
-    >>> v = Vec.of({"w": torch.tensor([2.0, 0.0]), "b": torch.tensor([-5.0])})
-    >>> Product({"w": Simplex()}).project(v).tree()
+    >>> Product({"w": Simplex()}).project(Vec.of({"w": torch.tensor([2.0, 0.0]), "b": torch.tensor([-5.0])})).tree()
     {'w': tensor([1., 0.]), 'b': tensor([-5.])}
     """
 
@@ -300,7 +301,7 @@ class Product(ConvexSet):
         if not isinstance(sets, Mapping) or not all(isinstance(one, ConvexSet) for one in sets.values()):
             raise ProblemError(f"Product: expected a mapping from top-level keys to sets such as Box(0, 1), got {sets!r:.80}")
         self.sets = dict(sets)
-        self.whole = all(one.whole for one in self.sets.values())
+        self.whole, self.entrywise = (all(getattr(one, a) for one in self.sets.values()) for a in ("whole", "entrywise"))
 
     def project(self, v: Vec) -> Vec:
         leaves = dict(enumerate(v.leaves))
@@ -313,8 +314,7 @@ class Product(ConvexSet):
         marks = v.like(torch.tensor(float(i), dtype=torch.float64) for i in range(len(v.leaves))).tree()
         if not isinstance(marks, (Mapping, list, tuple)):
             raise ProblemError(f"{name}: {self!r} expects a dict, list or tuple of variables, got a {type(marks).__name__}")
-        keys = list(marks) if isinstance(marks, Mapping) else list(range(len(marks)))
-        parts = {}
+        keys, parts = list(marks) if isinstance(marks, Mapping) else list(range(len(marks))), {}
         for key, one in self.sets.items():
             if key not in keys:
                 raise ProblemError(f"{name}: {self!r} expects an entry {key!r}, got {', '.join(map(repr, keys))}")

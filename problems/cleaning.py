@@ -29,7 +29,7 @@ from constrained.core.result import Result
 
 from .cleaning_baselines import Row, baselines, evaluate, network
 from .cleaning_data import CleaningData, digits
-from .cleaning_report import CLAIMS, distrusted_picture, paired, summary, table
+from .cleaning_report import CLAIMS, differences, distrusted_picture, paired_table, summary, table
 from .instance import Instance, Recommended, Study
 
 RIDGE = 0.1
@@ -97,24 +97,18 @@ class CleaningStudy(Study):
     def rows(self, result: Result) -> list[Row]:
         return [evaluate(self.data, self.model, result.x, type(result.solver).__name__), *baselines(self.data, self.model)]
 
-    def table(self, runs: list[list[Row]]) -> Any:
-        seeds = f"{len(runs)} seeds" if len(runs) > 1 else "1 seed"
-        title = f"finding the right labels, and test accuracy: {self.model}, {len(self.data.clean_labels)} clean images, {seeds}"
-        return table(runs[0] if len(runs) == 1 else summary(runs), title)
+    def tables(self, runs: list[list[Row]]) -> list[Any]:
+        title = f"finding the right labels, and test accuracy: {self.model}, {len(self.data.clean_labels)} clean images"
+        if len(runs) == 1:
+            return [table(runs[0], title)]
+        return [table(summary(runs), f"{title}, {len(runs)} seeds"), paired_table(runs)]
 
     def summary(self, runs: list[list[Row]]) -> dict[str, Any]:
-        return {
-            "means": [dataclasses.asdict(row) for row in summary(runs)],
-            "ours minus baseline, paired": {
-                rows[0].name: {
-                    column: dataclasses.asdict(paired(ours, theirs))
-                    for column in ("f1", "accuracy", "with_clean")
-                    if None not in (ours := [getattr(run[0], column) for run in runs])
-                    and None not in (theirs := [getattr(row, column) for row in rows])
-                }
-                for rows in list(zip(*runs))[1:]
-            },
-        }
+        gaps = {}
+        for rows in list(zip(*runs))[1:]:
+            found = {column: differences(runs, rows, column) for column in ("f1", "accuracy", "with_clean")}
+            gaps[rows[0].name] = {column: gap and dataclasses.asdict(gap) for column, gap in found.items()}
+        return {"means": [dataclasses.asdict(row) for row in summary(runs)], "ours minus theirs, paired": gaps}
 
     def draw(self, result: Result, folder: Path) -> None:
         distrusted_picture(self.data, result.x, folder / "distrusted.png")

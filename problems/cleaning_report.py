@@ -109,6 +109,29 @@ def table(rows: Sequence[Row | Summary], title: str | None = None) -> Table:
     return built
 
 
+def paired_table(seeds: Sequence[Sequence[Row]]) -> Table:
+    """A rich table of the first method's figures minus each other method's, paired over seeds."""
+    built = extra("rich.table", "zoo").Table(title=f"{seeds[0][0].name} minus ..., paired: mean ± std, wins, least")
+    built.add_column("method")
+    columns = [column for column in COLUMNS if column != "auc"]
+    for column in columns:
+        built.add_column(COLUMNS[column], justify="right")
+    for rows in list(zip(*seeds))[1:]:
+        built.add_row(rows[0].name, *(_gap(seeds, rows, column) for column in columns))
+    return built
+
+
+def differences(seeds: Sequence[Sequence[Row]], rows: Sequence[Row], column: str) -> Paired | None:
+    """The first method minus `rows`, one a seed, in a column; None where a seed has no such figure."""
+    ours, theirs = ([getattr(row, column) for row in side] for side in ([seed[0] for seed in seeds], rows))
+    return None if None in ours or None in theirs else paired(ours, theirs)
+
+
+def _gap(seeds: Sequence[Sequence[Row]], rows: Sequence[Row], column: str) -> str:
+    gap = differences(seeds, rows, column)
+    return "–" if gap is None else str(gap)
+
+
 def _cell(value: float | Spread | None) -> str:
     return "–" if value is None else str(value) if isinstance(value, Spread) else _digits(value)
 

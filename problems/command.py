@@ -18,7 +18,7 @@ from constrained.core.moments import SGD, AdamW, ScalarAdam
 from constrained.core.options import Power
 from constrained.core.run import default_solver
 from constrained.core.solver import Feature, Solver
-from constrained.descent import LBFGS, SPG
+from constrained.descent import LBFGS, SPG, ProjectedLBFGS
 
 from .instance import Instance, Recommended
 
@@ -27,6 +27,7 @@ OBJECTS: dict[str, Callable[..., Any]] = {
     "adamw": AdamW,
     "lbfgs": LBFGS,
     "power": Power,
+    "projected-lbfgs": ProjectedLBFGS,
     "scalar-adam": ScalarAdam,
     "sgd": SGD,
     "spg": SPG,

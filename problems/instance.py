@@ -61,8 +61,8 @@ class Study(ABC):
         """The result's figures and those of its baselines, one dataclass a row with a `name`."""
 
     @abstractmethod
-    def table(self, runs: list[list[Any]]) -> Any:
-        """A rich table of the rows of one or several seeds."""
+    def tables(self, runs: list[list[Any]]) -> list[Any]:
+        """Rich tables of the rows of one or several seeds."""
 
     @abstractmethod
     def summary(self, runs: list[list[Any]]) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"note: {note}", highlight=False)
     study = runs[0].instance.study
     if study is not None:
-        console.print(study.table([one.rows for one in runs]))
+        for table in study.tables([one.rows for one in runs]):
+            console.print(table)
         for claim in study.claims:
             console.print(claim, highlight=False)
         if args.out is not None and len(runs) > 1:
@@ -164,11 +165,18 @@ def _write(one: Run, folder: Path | None) -> None:
         extra("matplotlib", "zoo")
         from .pictures import convergence_picture
 
-        convergence_picture(one.history.rows, folder / "convergence.png")
+        convergence_picture(_watched(one.history.rows), folder / "convergence.png")
         if one.instance.study is not None:
             one.instance.study.draw(one.result, folder)
     except OSError as cause:
         raise OutputError(f"{folder}: a picture cannot be written: {cause}") from cause
+
+
+def _watched(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the solver monitors, without counters and what never changes."""
+    names = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in ("gradients", "rows")]
+    kept = [name for name in names if name in ("k", "seconds") or len({row[name] for row in rows if name in row}) > 1]
+    return [{name: row[name] for name in kept if name in row} for row in rows]
 
 
 def _record(one: Run) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Case:
 
     tolerance: on the error of x, relative to the known solution; where none is known, on the largest residual computed from the
     problem. ends: the status of a full run. few: steps of the short runs of most checks. gradients: a step, where the docstring
-    promises a number. slow: the full run takes long; only checks that need one are done, and marked.
+    promises a number. slow: the full run takes minutes; only the check of the answer is done, and marked.
     """
 
     name: str

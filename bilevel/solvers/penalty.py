@@ -10,7 +10,7 @@ Reformulation
 
 Algorithm (tuning-free deterministic form; s starts at 1)
     (1) z, y_s, y_{s/2} <- minimisers of g, s f + g, (s/2) f + g at x, warm-started, to a residual theta (s/2) min(1, R)
-    (2) x <- one step of the outer method on psi~ (L-BFGS; SPG where X is a set); if its line search fails, theta <- theta/10
+    (2) x <- one step of the outer method on psi~ (L-BFGS; projected on a set X); if its line search fails, theta <- theta/10
     (3) when R = |x - P_X(x - grad psi~)| <= max(tol, s^2/10) / 2:  bias b = 4/3 |grad psi~_{s/2} - grad psi~_s|
     (4) stop if b + R <= tol, else s <- s clip(sqrt(tol / (4 b)), 0.01, 0.5)
     answer: the lower solution reached by minimising g(x, .) from 2 y_{s/2} - y_s
@@ -38,7 +38,7 @@ from constrained.core.moments import Optimizer, OptState
 from constrained.core.options import Fraction, Positive, Steps, at
 from constrained.core.solver import Feature, Point, Solver, Status
 from constrained.core.vec import Vec, copy, state
-from constrained.descent import LBFGS, SPG, Descent, Reason, residual, suited
+from constrained.descent import LBFGS, Descent, Method, Reason, residual, suited
 
 from ..hypergradient import solve_lower
 from ..oracle import BilevelOracle
@@ -76,9 +76,9 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
     psi~ = 2 psi_{s/2} - psi_s,  psi_s(x) = (min_y [s f + g] - min_z g) / s;  s shrinks until the measured bias is below tol.
 
     tol: on the residuals (None: 1e-6 in float64, 1e-3 in float32). sigma: None is the continuation; a number fixes the penalty
-    (a schedule is not needed) and the answer then solves a regularised surrogate. richardson: extrapolate. outer: LBFGS() (SPG
-    is used where X is a set), SPG(), or an Optimizer such as ScalarAdam(). inner: the same for the lower variable. theta: inner
-    accuracy relative to the outer residual. max_outer: outer steps. max_inner: steps of one inner minimisation.
+    and the answer then solves a regularised surrogate. richardson: extrapolate. outer: LBFGS() (ProjectedLBFGS where X is a
+    Box, SPG on other sets), or an Optimizer such as ScalarAdam(). inner: the same for the lower variable. theta: inner accuracy
+    relative to the outer residual. max_outer: outer steps. max_inner: steps of one inner minimisation.
 
     A step costs, for each trial point of the outer method, three inner minimisations (two without Richardson); each of their
     iterations is one gradient of g, or one of f and one of g. No second derivatives.
@@ -95,8 +95,8 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
     tol: Positive | None = None
     sigma: Positive | None = None
     richardson: bool = True
-    outer: LBFGS | SPG | Optimizer = LBFGS()
-    inner: LBFGS | SPG = LBFGS()
+    outer: Method | Optimizer = LBFGS()
+    inner: Method = LBFGS()
     theta: Fraction = 0.1
     max_outer: Steps = 1000
     max_inner: Steps = 10_000
@@ -113,12 +113,12 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
         x, sigma, inf = start.x, self.sigma or 1.0, math.inf
         inner = tuple(Inner(s, start.y, None) for s in (0.0, *(s for _, s in penalty(sigma, self.richardson))))
         blank = PenaltyState(0, x, sigma, inner, {}, self.theta, inf, inf, 0, inf, x, inf, inf, inf, "RUNNING")
-        if isinstance(self.outer, (LBFGS, SPG)):
+        if isinstance(self.outer, Method):
             return self._again(oracle, blank)
         return replace(blank, outer=self.outer.init(x))
 
     def step(self, oracle: BilevelOracle, state: PenaltyState) -> PenaltyState:
-        if not isinstance(self.outer, (LBFGS, SPG)):
+        if not isinstance(self.outer, Method):
             return self._optimizer_step(oracle, state)
         new = replace(state, k=state.k + 1)
         return self._descend(oracle, new) if state.residual > self._outer_tolerance(state) else self._next_stage(oracle, new)

@@ -1,0 +1,149 @@
+"""What users see: the exported names, the examples in docstrings and documents, the wheel, and names that clash with a user's."""
+
+import doctest
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import bilevel
+import constrained
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("constrained", "bilevel", "problems")
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+PUBLIC = {
+    bilevel: """
+        AdamW Affine Ball BilevelProblem Box Checkpoint Event Everywhere Feature FullBatch Function Halfspace History
+        Hypergradient LBFGS MiniBatches Multipliers NoData Penalty PenaltySGD Point Power Product Progress Result SGD SPG
+        ScalarAdam Simplex Status StopWhen __version__ hypergradient iterate solve
+    """,
+    constrained: """
+        Affine Ball Box CG ConvexSet Everywhere Halfspace LBFGS Minres Point Product SPG Simplex Status Vec iterate minimise solve
+    """,
+}
+NAMES = [
+    pytest.param(package, name, id=f"{package.__name__}.{name}") for package, names in PUBLIC.items() for name in names.split()
+]
+
+
+def modules():
+    for package in PACKAGES:
+        yield package
+        found = pkgutil.walk_packages([str(ROOT / package)], package + ".")
+        yield from (module.name for module in found if not module.name.endswith("__main__"))
+
+
+# -- names ------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("package", list(PUBLIC), ids=lambda package: package.__name__)
+def test_the_exported_names_are_these(package):
+    assert sorted(package.__all__) == sorted(PUBLIC[package].split())
+
+
+@pytest.mark.parametrize(("package", "name"), NAMES)
+def test_every_name_exists_and_is_documented(package, name):
+    value = getattr(package, name)
+    if inspect.isclass(value) or inspect.isroutine(value):
+        own = (value.__doc__ or "").strip()
+        assert own
+        assert not own.startswith(f"{value.__name__}("), "a docstring that dataclass made"
+    else:
+        assert isinstance(value, str)
+
+
+def test_there_is_one_solve():
+    assert bilevel.solve is constrained.solve
+    assert bilevel.iterate is constrained.iterate
+
+
+def test_star_import_gives_the_exported_names():
+    space: dict = {}
+    exec("from bilevel import *", space)
+    assert set(bilevel.__all__) <= set(space)
+
+
+# -- examples ---------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", list(modules()))
+def test_docstring_examples(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    assert doctest.testmod(module, verbose=False).failed == 0
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_code_in_documents(document, tmp_path, monkeypatch):
+    """The ```python blocks of a file run one after another, in one namespace and an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    text = document.read_text()
+    space: dict = {"__name__": "__document__"}
+    for found in re.finditer(r"^```python[^\n]*\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        line = text.count("\n", 0, found.start()) + 1
+        code = "\n" * line + found[1]  # so that a traceback shows the document's own line numbers
+        exec(compile(code, str(document), "exec"), space)
+
+
+# -- the wheel, and clashing names ------------------------------------------------------------------------------------------
+def python(code: str, folder: Path, path: Path) -> subprocess.CompletedProcess:
+    """Run code in a folder with `path` as PYTHONPATH."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env={**os.environ, "PYTHONPATH": str(path)}, capture_output=True, text=True
+    )
+
+
+def test_the_wheel_holds_the_three_packages_and_imports_from_anywhere(tmp_path):
+    source, empty, unpacked = tmp_path / "source", tmp_path / "empty", tmp_path / "unpacked"
+    empty.mkdir()
+    keep = shutil.ignore_patterns(".*", "*.egg-info", "build", "dist", "runs", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=keep)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(empty),
+        ".",
+    ]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (wheel,) = empty.iterdir()
+    with zipfile.ZipFile(wheel) as file:
+        names = [name for name in file.namelist() if not name.endswith("/")]
+        file.extractall(unpacked)
+    wheel.unlink()
+    info = f"bilevel-{bilevel.__version__}.dist-info"
+    assert {name.split("/")[0] for name in names} == {*PACKAGES, info}
+    modules = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == modules
+    assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
+    assert "bilevel = problems.__main__:main" in (unpacked / info / "entry_points.txt").read_text()
+    done = python(
+        "import bilevel, constrained, problems\nfor m in (bilevel, constrained, problems): print(m.__file__)", empty, unpacked
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(Path(line).is_relative_to(unpacked) for line in done.stdout.split())
+    assert bilevel.__version__ in wheel.name
+
+
+@pytest.mark.parametrize("own", ["constrained.py", "constrained/__init__.py"])
+def test_a_users_own_constrained_is_named_in_the_error(tmp_path, own):
+    shadow = tmp_path / own
+    shadow.parent.mkdir(exist_ok=True)
+    shadow.write_text("ANSWER = 42\n")
+    done = python("import bilevel", tmp_path, ROOT)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1
+    assert last.startswith("ImportError")
+    assert str(shadow) in last
+    assert "rename" in last
