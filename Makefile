@@ -21,7 +21,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 	touch $@
 
 demo: .venv/zoo
-	$(BIN)/bilevel run hyper-cleaning --out runs/hyper-cleaning
+	$(BIN)/bilevel run hyper-cleaning --seed 100 --seeds 3 --out runs/linear
+	$(BIN)/bilevel run hyper-cleaning --seed 100 --seeds 3 --solver penalty-sgd --out runs/linear-sgd
+	$(BIN)/bilevel run hyper-cleaning --seed 100 --with model=mlp --out runs/mlp
+	$(BIN)/bilevel run hyper-cleaning --seed 100 --with model=mlp --solver penalty-sgd --out runs/mlp-sgd
 
 test: .venv/dev
 	$(BIN)/python -m pytest -n 2

@@ -102,6 +102,7 @@ class Through(ConvexSet):
     def __init__(self, inner: ConvexSet, back: Callable[[Vec], Vec], forth: Callable[[Vec], Vec]):
         super().__init__()
         self.inner, self.back, self.forth = inner, back, forth
+        self.entrywise = inner.entrywise
 
     def project(self, v: Vec) -> Vec:
         return self.forth(self.inner.project(self.back(v)))

@@ -24,11 +24,12 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PUBLIC = {
     bilevel: """
         AdamW Affine Ball BilevelProblem Box Checkpoint Event Everywhere Feature FullBatch Function Halfspace History
-        Hypergradient LBFGS MiniBatches Multipliers NoData Penalty PenaltySGD Point Power Product Progress Result SGD SPG
-        ScalarAdam Simplex Status StopWhen __version__ hypergradient iterate solve
+        Hypergradient LBFGS MiniBatches Multipliers NoData Penalty PenaltySGD Point Power Product Progress ProjectedLBFGS
+        Result SGD SPG ScalarAdam Simplex Status StopWhen __version__ hypergradient iterate solve
     """,
     constrained: """
-        Affine Ball Box CG ConvexSet Everywhere Halfspace LBFGS Minres Point Product SPG Simplex Status Vec iterate minimise solve
+        Affine Ball Box CG ConvexSet Everywhere Halfspace LBFGS Minres Point Product ProjectedLBFGS SPG Simplex Status Vec iterate
+        minimise solve
     """,
 }
 NAMES = [
