@@ -8,8 +8,9 @@ result.x, result.status, result.residuals()
 import constrained as _constrained
 
 if not hasattr(_constrained, "_BILEVEL"):  # a user's own constrained.py came first on sys.path
+    _found = getattr(_constrained, "__file__", None) or next(iter(_constrained.__path__))  # a plain folder has no file
     raise ImportError(
-        f"bilevel needs its own package 'constrained', but Python found {getattr(_constrained, '__file__', None)!r} first: "
+        f"bilevel needs its own package 'constrained', but Python found {_found!r} first: "
         "rename that file, or run from another folder"
     )
 

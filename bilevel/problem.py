@@ -132,7 +132,7 @@ class BilevelProblem(Problem):
             self._start(name, value, oracle.variables[name])
             for name, value in (("x", start and start.x), ("y", start and start.y))
         )
-        x, y = self.X.project(x), self.Y.project(y)
+        x, y = self.X.project(x.detach().clone()), self.Y.project(y.detach().clone())  # a solver may write into its state
         for level in (oracle.f, oracle.g):
             derivatives.look(level, x, y)
         for constraint in oracle.constraints.values():

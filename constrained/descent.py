@@ -250,8 +250,10 @@ def search(
             # The minimiser of the parabola through f(0), f'(0), f(t), kept inside the bracket.
             above = value - s.value - fall
             guess = -0.5 * fall * t / above if above > 0 else 0.5 * t
-            width = t - low
-            high, t = t, min(max(guess, low + 0.1 * width), low + 0.5 * width)
+            width, most = t - low, 0.5
+            if abs(value - s.value) <= noise and tilt > fall:  # values say nothing here: the zero of the slopes' line
+                guess, most = t * fall / (fall - tilt), 0.9
+            high, t = t, min(max(guess, low + 0.1 * width), low + most * width)
         if high - low <= 4 * eps * ratio or (high < math.inf and high - low <= 1e-14 * high):
             break
     if kept is not None and kept[1] < s.value:

@@ -128,14 +128,19 @@ class PenaltySGD(Solver[BilevelOracle, PenaltySGDState]):
 
 
 def largest_curvature(oracle: BilevelOracle, x: Vec, y: Vec, rounds: int = 10) -> float:
-    """The largest eigenvalue of g_yy at (x, y) on the first batch, by power iterations on differences of gradients."""
+    """The largest eigenvalue of g_yy at (x, y) on the first batch, by power iterations on differences of gradients inside Y."""
     zeta = oracle.g.draw(0)
     generator = torch.Generator().manual_seed(0)
     v = y.map(lambda t: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t))
     h = torch.finfo(y.dtype).eps ** (1 / 3) * max(1.0, float(y.max_norm()))
-    base, size = oracle.g.grad_y(x, y, zeta), 1.0
+    base, size = oracle.g.grad_y(x, y, zeta), 0.0
     for _ in range(rounds - 1):
         v = v / max(float(v.norm()), torch.finfo(y.dtype).tiny)
-        v = (oracle.g.grad_y(x, y.add(v, h), zeta) - base) / h
-        size = float(v.norm())
+        step = oracle.Y.project(y.add(v, h)) - y
+        length = float(step.norm())
+        if length < 1e-3 * h:  # Y ends here: look the other way
+            step = oracle.Y.project(y.add(v, -h)) - y
+            length = max(float(step.norm()), torch.finfo(y.dtype).tiny)
+        v = (oracle.g.grad_y(x, y + step, zeta) - base) / length
+        size = max(size, float(v.norm()))
     return size if size > 0 else 1.0

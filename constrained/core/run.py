@@ -280,16 +280,17 @@ def _prepare(
     _number("max_seconds", max_seconds, 0, optional=True)
     if start is not None and not isinstance(start, Point):
         raise OptionError(f"start: expected Point(x=..., y=...), got {type(start).__name__}")
+    if resume is not None and not isinstance(resume, (str, Path)):
+        raise OptionError(f"resume: expected the path of a checkpoint, got {resume!r:.60}")
     if start is not None and resume is not None:
         raise OptionError("start and resume exclude each other: a checkpoint holds its own point")
     _suitable(problem, solver)
     solver = dataclasses.replace(solver, tol=_tolerance(problem, solver, tol))  # pyright: ignore[reportArgumentType]
     if max_steps is None and solver.stochastic:
         raise OptionError(f"max_steps: {type(solver).__name__} runs on mini-batches and needs max_steps=, got None")
+    if not isinstance(callbacks, Iterable) or not all(callable(callback) for callback in callbacks):
+        raise OptionError(f"callbacks: expected a list of functions of an Event, got {callbacks!r:.60}")
     callbacks = list(callbacks)
-    for callback in callbacks:
-        if not callable(callback):
-            raise OptionError(f"callbacks: expected functions of an Event, got {callback!r:.60}")
     if progress:
         from .callbacks import Progress
 

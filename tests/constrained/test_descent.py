@@ -1,4 +1,4 @@
-"""L-BFGS and SPG alone: the right minimiser, or the right reason."""
+"""L-BFGS, projected L-BFGS and SPG alone: the right minimiser, or the right reason."""
 
 import math
 
@@ -8,7 +8,7 @@ import scipy.optimize
 import torch
 
 from constrained.core.vec import Vec, copy, finite
-from constrained.descent import LBFGS, SPG, Pairs, Reason, minimise, suited
+from constrained.descent import LBFGS, SPG, Pairs, ProjectedLBFGS, Reason, minimise, suited
 from constrained.sets import Affine, Ball, Box, Everywhere, Halfspace, Product, Simplex
 
 F64 = torch.float64
@@ -46,7 +46,7 @@ def rosenbrock():
     return Counted(scipy.optimize.rosen, scipy.optimize.rosen_der)
 
 
-METHODS = pytest.mark.parametrize("method", [LBFGS(), SPG()], ids=["LBFGS", "SPG"])
+METHODS = pytest.mark.parametrize("method", [LBFGS(), ProjectedLBFGS(), SPG()], ids=["LBFGS", "ProjectedLBFGS", "SPG"])
 
 
 @METHODS
@@ -90,7 +90,7 @@ def test_rosenbrock_by_spg():
 @pytest.mark.parametrize("seed", range(5))
 @METHODS
 def test_box(method, seed):
-    """LBFGS hands over to SPG on a set; the answer is scipy's L-BFGS-B's."""
+    """LBFGS hands over to the projected one; the answer is scipy's L-BFGS-B's."""
     objective, A, c = quadratic(np.logspace(0, -2, 8), seed)
     found = minimise(method, objective, vec(np.zeros(8)), tol=1e-9, X=Box(-0.3, 0.4))
     assert found.reason is Reason.CONVERGED
@@ -104,8 +104,9 @@ def test_box(method, seed):
     assert found.residual == pytest.approx(np.linalg.norm(x - np.clip(x - g, -0.3, 0.4)), abs=1e-14)
 
 
-def test_rosenbrock_in_a_box():
-    found = minimise(SPG(), rosenbrock(), vec([-1.0, -1.0]), tol=1e-8, X=Box(-2, 0.5))
+@METHODS
+def test_rosenbrock_in_a_box(method):
+    found = minimise(method, rosenbrock(), vec([-1.0, -1.0]), tol=1e-8, X=Box(-2, 0.5))
     assert found.reason is Reason.CONVERGED
     assert array(found.x) == pytest.approx([0.5, 0.25], abs=1e-6)
 
@@ -150,7 +151,9 @@ def test_quadratic_over_a_set(name):
 def test_suited():
     assert isinstance(suited(LBFGS(), Everywhere()), LBFGS)
     assert isinstance(suited(LBFGS(), Product({"a": Everywhere()})), LBFGS)
-    assert isinstance(suited(LBFGS(), Box(0, 1)), SPG)
+    assert suited(LBFGS(memory=7), Box(0, 1)) == ProjectedLBFGS(memory=7)
+    assert isinstance(suited(LBFGS(), Ball(1.0)), SPG)
+    assert isinstance(suited(ProjectedLBFGS(), Simplex()), SPG)
     assert suited(SPG(window=3), Box(0, 1)) == SPG(window=3)
 
 
@@ -210,8 +213,9 @@ def test_unbounded(method, name):
         assert found.reason is not Reason.MAX_STEPS
 
 
-def test_linear_on_a_bounded_set_has_a_minimum():
-    found = minimise(SPG(), Counted(lambda x: x.sum(), np.ones_like), vec([0.5, 0.2]), tol=1e-12, X=Box(-1, 1))
+@METHODS
+def test_linear_on_a_bounded_set_has_a_minimum(method):
+    found = minimise(method, Counted(lambda x: x.sum(), np.ones_like), vec([0.5, 0.2]), tol=1e-12, X=Box(-1, 1))
     assert found.reason is Reason.CONVERGED
     assert array(found.x).tolist() == [-1, -1]
 

@@ -60,6 +60,12 @@ def test_only_a_true_value_stops(returned):
     assert run(lambda event: returned, max_steps=3).status is Status.MAX_STEPS
 
 
+def test_callbacks_from_a_generator():
+    seen = []
+    solve(bowl(), max_steps=1, callbacks=(watch for watch in [lambda event: seen.append(event.k)]))
+    assert seen == [0, 1]
+
+
 def test_callbacks_change_nothing():
     """What a callback asks for (answer, residuals) costs, but the run goes on as without it."""
     plain, watched = run(), run(lambda event: event.residuals() and None, History(residuals=True))
