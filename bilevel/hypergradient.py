@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from constrained.core.errors import OptionError
 from constrained.core.solver import Point, Status
 from constrained.core.vec import Tree, Vec
 from constrained.descent import LBFGS, Minimum, minimise
@@ -75,6 +76,8 @@ def hypergradient(problem: BilevelProblem, x: Tree, y: Tree | None = None, *, to
 
     Source: implicit function theorem; Pedregosa 2016, arXiv 1602.02355, eq. (3).
     """
+    if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not tol >= 0:
+        raise OptionError(f"tol: must be a number >= 0, got {tol!r}")
     problem.require_smooth_lower("hypergradient")
     oracle = problem.oracle()
     start = problem.begin(oracle, Point(x, problem.y if y is None else y))
@@ -93,7 +96,7 @@ def hypergradient(problem: BilevelProblem, x: Tree, y: Tree | None = None, *, to
     linear_residual = found.residual / scale if scale > 0 else 0.0
     curvature = float(lower.yy(ys).norm())  # |g_yy y|: the scale at which g_y can be told from zero
     status = Status.CONVERGED
-    if not (bool(value.finite()) and math.isfinite(lower_residual)):
+    if not (bool(value.finite()) and math.isfinite(lower_residual) and math.isfinite(linear_residual)):
         status = Status.NONFINITE
     elif lower_residual > max(tol, floor * curvature):
         status = Status.LOWER_UNSOLVED

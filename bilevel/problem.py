@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +70,7 @@ class BilevelProblem(Problem):
             if not isinstance(getattr(self, name), ConvexSet):
                 raise ProblemError(f"{name}: expected a set such as Box(0, 1), got {type(getattr(self, name)).__name__}")
         for name in ("upper_data", "lower_data"):
-            if not isinstance(getattr(self, name), Sampler):
+            if inspect.isclass(getattr(self, name)) or not isinstance(getattr(self, name), Sampler):
                 raise ProblemError(
                     f"{name}: expected a sampler such as MiniBatches(...), got {type(getattr(self, name)).__name__}"
                 )
@@ -203,9 +204,7 @@ class BilevelProblem(Problem):
         return {"x": _variable(self.x, "x"), "y": _variable(self.y, "y")}
 
     def _start(self, name: str, value: Tree, like: Vec) -> Vec:
-        if value is None:
-            return like
-        vec = Vec.of(value if not isinstance(value, torch.nn.Module) else _parameters(value), name)
+        vec = like if value is None else Vec.of(_parameters(value) if isinstance(value, torch.nn.Module) else value, name)
         got = [(tuple(t.shape), t.dtype, t.device) for t in vec.leaves]
         want = [(tuple(t.shape), t.dtype, t.device) for t in like.leaves]
         if got != want or vec.spec != like.spec:

@@ -14,6 +14,8 @@ whole data set serves as the evaluation batch.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -26,7 +28,7 @@ from .hypergradient import adjoint, solve_lower
 from .oracle import BilevelOracle
 
 UNKNOWNS = 100_000
-RESTARTS = 3
+RESTARTS = (1.0, 2.0, 4.0)  # distances of the random starts, each taken to both sides of y
 
 
 def residuals(oracle: BilevelOracle, x: Vec, y: Vec, features: Feature) -> dict[str, float]:
@@ -37,7 +39,7 @@ def residuals(oracle: BilevelOracle, x: Vec, y: Vec, features: Feature) -> dict[
         lower = oracle.g.at(x, y)
         found["lower"] = residual(oracle.Y, y, lower.y)
         v = adjoint(lower, f_y, 1e4 * torch.finfo(y.dtype).eps * float(f_y.norm()))
-        found["upper"] = residual(oracle.X, x, f_x - lower.xy(v.x))
+        found["upper"] = residual(oracle.X, x, f_x - lower.xy(v.x)) if math.isfinite(v.residual) else math.nan
         if (v.reason is not Reason.SOLVED and v.residual > 1e-3 * float(f_y.norm())) or v.reason is Reason.LEAST_SQUARES:
             found["optimism"] = v.residual
     else:
@@ -83,10 +85,10 @@ def lower_gap(oracle: BilevelOracle, x: Vec, y: Vec, starts: list[Vec]) -> float
     here = float(oracle.g.value((x, y)))
     rng = np.random.default_rng(0)
     spread = max(1.0, float(y.norm()) / max(1.0, y.size**0.5))
-    around = [
-        y + y.map(lambda t: torch.as_tensor(rng.normal(size=t.shape), dtype=t.dtype, device=t.device) * spread)
-        for _ in range(RESTARTS)
-    ]
+    around = []
+    for far in RESTARTS:
+        step = y.map(lambda t: torch.as_tensor(rng.normal(size=t.shape), dtype=t.dtype, device=t.device))
+        around += [y.add(step, far * spread), y.add(step, -far * spread)]
     tol = 1e6 * torch.finfo(y.dtype).eps
     best = min(solve_lower(oracle, x, oracle.Y.project(w), tol, max_steps=1000).value for w in [y, *starts, *around])
     return max(0.0, here - best)

@@ -27,6 +27,7 @@ from .sets import ConvexSet, Everywhere
 
 Objective = Callable[[Vec], tuple[float, Vec]]
 ARMIJO, CURVATURE = 1e-4, 0.9
+PATIENCE = 100  # steps without a lower value or residual
 NOISE = 1e3  # units of eps |f| within which two values count as equal and slopes decide
 
 
@@ -109,7 +110,7 @@ class LBFGS(Options):
             slope = float(d @ s.gradient)
         found = search(objective, s, d, slope, s.value, curvature=True)
         if isinstance(found, Reason):
-            if pairs.count and found is not Reason.NONFINITE:  # once more along the gradient before giving up
+            if pairs.count:  # once more along the gradient before giving up
                 pairs = Pairs.empty(self.memory, s.x, pairs.scale)
                 d = -pairs.solve(s.gradient)
                 again = search(objective, s, d, float(d @ s.gradient), s.value, curvature=True)
@@ -225,7 +226,7 @@ def search(
     low, high, t = 0.0, math.inf, 1.0
     kept: tuple[Vec, float, Vec] | None = None  # a point that passed Armijo but not curvature
     size, length = float(s.x.norm()), max(float(d.norm()), 1e-300)
-    ratio, noise = size / length, 0.0
+    ratio, noise, broken = size / length, 0.0, False
     for _ in range(60):
         x = s.x.add(d, t)
         fall, across = t * slope, d * t  # what the slope at s.x promises for this step
@@ -238,6 +239,7 @@ def search(
         bend = abs(tilt - fall) / (t * length) ** 2  # curvature along d: rounding x alone moves a value by eps bend |x|^2
         noise = NOISE * eps * max(abs(s.value), abs(value)) + 100 * eps * bend * size**2
         if not (math.isfinite(value) and math.isfinite(tilt)):
+            broken = True  # what bounds the step is a value that is not finite
             high, t = t, low + 0.1 * (t - low)
         elif value <= reference + ARMIJO * fall or (value <= s.value + noise and abs(tilt) <= 0.8 * -fall):
             if not curvature or tilt >= CURVATURE * fall:
@@ -247,6 +249,7 @@ def search(
             low, kept = t, (x, value, g)
             t = 2 * t if high == math.inf else 0.5 * (low + high)
         else:
+            broken = False
             # The minimiser of the parabola through f(0), f'(0), f(t), kept inside the bracket.
             above = value - s.value - fall
             guess = -0.5 * fall * t / above if above > 0 else 0.5 * t
@@ -256,9 +259,11 @@ def search(
             high, t = t, min(max(guess, low + 0.1 * width), low + most * width)
         if high - low <= 4 * eps * ratio or (high < math.inf and high - low <= 1e-14 * high):
             break
+    if curvature and kept is not None and high == math.inf:  # 2^60 times the step, and the slope is as steep as ever
+        return Reason.UNBOUNDED
     if kept is not None and kept[1] < s.value:
         return kept
-    if not math.isfinite(s.value) or not math.isfinite(slope):
+    if broken or not math.isfinite(s.value) or not math.isfinite(slope):
         return Reason.NONFINITE
     # Nothing lower, and what the slope promised is below what values can show: round-off.
     small = abs(slope) <= 10 * noise or s.residual <= 1e4 * eps * max(1.0, float(s.x.norm()))
@@ -286,9 +291,14 @@ def minimise(
     """
     X = X or Everywhere()
     method = suited(method, X)
-    s = method.init(objective, X, x, memory)
+    s, eps = method.init(objective, X, x, memory), torch.finfo(x.dtype).eps
+    low, best, waited = s.value, s.residual, 0
     while s.why is Reason.RUNNING and s.residual > tol and s.k < max_steps:
         s = method.step(objective, X, s)
+        better = s.value < low - 10 * eps * abs(low) or s.residual < 0.9 * best
+        low, best, waited = min(low, s.value), min(best, s.residual), 0 if better else waited + 1
+        if waited > PATIENCE:  # steps to and fro within rounding
+            s = replace(s, reason=Reason.PRECISION.name)
     reason = Reason.CONVERGED if s.residual <= tol else s.why if s.why is not Reason.RUNNING else Reason.MAX_STEPS
     return Minimum(s.x, s.value, s.gradient, s.residual, reason, s.k, s.memory)
 

@@ -159,7 +159,9 @@ class Minres(Options):
             delta_k, gamma_bar = c * delta + s * a, s * delta - c * a
             epsilon_old, epsilon, delta = epsilon, s * b_next, -c * b_next
             # |A r| of the iterate reached so far: zero with r nonzero means r in null(A), a least-squares solution.
-            if phi * math.hypot(gamma_bar, delta) <= max(1e3 * phi, 10 * first) * eps * norm_a:
+            # Lanczos vectors lose their orthogonality long before |A r| <= eps |A||r|; sqrt(eps) is what they can show, and a
+            # step along a smaller pivot would only blow x up.
+            if math.hypot(gamma_bar, delta) * phi <= max(math.sqrt(eps) * phi, 10 * eps * first) * norm_a:
                 reason = Reason.LEAST_SQUARES
                 break
             gamma = max(math.hypot(gamma_bar, b_next), eps * norm_a)
@@ -181,7 +183,7 @@ class Minres(Options):
                 return LinearSolution(x, residual, spent, Reason.SOLVED)
             # r is a null vector if the lift along it leaves the residual as it is, even though x'r / r'r may be large.
             along, bent = float(x @ r) / residual**2, float(product(r).norm())
-            null = abs(along) * bent <= 0.01 * residual and bent <= math.sqrt(eps) * norm_a * residual
+            null = abs(along) * bent <= 0.01 * residual and bent <= 10 * math.sqrt(eps) * norm_a * residual
             reason, spent = Reason.LEAST_SQUARES if null else Reason.PRECISION, spent + 1
             if null:
                 x = x.add(r, -along)

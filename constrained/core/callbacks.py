@@ -15,7 +15,8 @@ from .run import Event
 
 
 class History:
-    """One row an event: k, seconds, gradients, rows and what the solver monitors; with `residuals=True` the residuals too.
+    """One row an event: k, seconds, gradients, rows and what the solver monitors; with `residuals=True` the residuals
+    too, as `residual_upper`, `residual_lower`, ...
 
     `rows` is a list of dicts, `write(path)` a CSV. A run resumed from a checkpoint continues the rows saved in it.
     """
@@ -30,7 +31,8 @@ class History:
             return
         total = event.calls.total()
         row = {"k": event.k, "seconds": event.seconds, "gradients": total.gradients, "rows": total.rows, **event.monitor}
-        self.rows.append({**row, **event.residuals()} if self.residuals else row)
+        found = event.residuals() if self.residuals else {}
+        self.rows.append({**row, **{f"residual_{name}": value for name, value in found.items()}})
 
     def write(self, path: Path) -> None:
         """Write the rows as CSV, floats to the last bit."""

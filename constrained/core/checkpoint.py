@@ -7,6 +7,7 @@ rebuilt from classes the library registered (`vec.STATES`), never from names tha
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -27,7 +28,8 @@ def save(path: Path, header: dict[str, Any], state: Any, variables: dict[str, Ve
     """Write to a temporary file, fsync, rename; the previous checkpoint stays beside it as NAME.previous."""
     flat: dict[str, Tensor] = {}
     header = {**header, "structure": _encode(state, "state", flat, variables)}
-    content = {"format": FORMAT, "header": json.dumps(header), "tensors": flat}
+    text = json.dumps(header)
+    content = {"format": FORMAT, "header": text, "tensors": flat, "digest": _digest(text, flat)}
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,24 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise CheckpointError(f"checkpoint {path}: expected format {FORMAT!r}, got {found!r}")
-    return json.loads(content["header"]), content["tensors"]
+    try:
+        if content["digest"] != _digest(content["header"], content["tensors"]):
+            raise ValueError("the digest differs")
+        header = json.loads(content["header"])
+        if not {"run", "k", "seconds", "calls", "callbacks", "structure"} <= set(header):
+            raise ValueError("the header lacks entries")
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as cause:
+        raise CheckpointError(f"checkpoint {path}: not a checkpoint, or damaged ({type(cause).__name__}: {cause})") from cause
+    return header, content["tensors"]
+
+
+def _digest(header: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of the header and of every tensor's name and bytes: a damaged file is refused, not resumed."""
+    found = hashlib.sha256(header.encode())
+    for path, tensor in tensors.items():
+        found.update(f"{path} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def compare(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
@@ -81,9 +100,12 @@ def compare(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
             raise CheckpointError(f"checkpoint {path}: it is of another {key}: saved {saved.get(key)!r}, here {now.get(key)!r}")
 
 
-def restore(header: dict[str, Any], tensors: dict[str, Tensor], variables: dict[str, Vec]) -> Any:
+def restore(path: Path, header: dict[str, Any], tensors: dict[str, Tensor], variables: dict[str, Vec]) -> Any:
     """The state, on the variables' device."""
-    return _decode(header["structure"], tensors, variables)
+    try:
+        return _decode(header["structure"], tensors, variables)
+    except (KeyError, TypeError) as cause:
+        raise CheckpointError(f"checkpoint {path}: its state does not fit this version ({cause})") from cause
 
 
 def _encode(value: Any, path: str, flat: dict[str, Tensor], variables: dict[str, Vec]) -> Any:
@@ -127,5 +149,5 @@ def _decode(spec: Any, flat: dict[str, Tensor], variables: dict[str, Vec]) -> An
         return [_decode(v, flat, variables) for v in spec["list"]]
     cls = STATES.get(spec["state"])
     if cls is None:
-        raise CheckpointError(f"the checkpoint holds a state this version does not know: {spec['state']}")
+        raise KeyError(spec["state"])
     return cls(**{name: _decode(v, flat, variables) for name, v in spec["fields"].items()})

@@ -88,7 +88,7 @@ class _Run:
             return
         header, tensors = checkpoint.load(Path(resume))
         checkpoint.compare(Path(resume), header["run"], self.identity())
-        self.state = checkpoint.restore(header, tensors, self.oracle.variables)
+        self.state = checkpoint.restore(Path(resume), header, tensors, self.oracle.variables)
         self.k, self.seconds = header["k"], header["seconds"]
         self.oracle.calls.by.clear()
         self.oracle.calls.by.update(Calls.from_dict(header["calls"]).by)
@@ -288,9 +288,9 @@ def _prepare(
     solver = dataclasses.replace(solver, tol=_tolerance(problem, solver, tol))  # pyright: ignore[reportArgumentType]
     if max_steps is None and solver.stochastic:
         raise OptionError(f"max_steps: {type(solver).__name__} runs on mini-batches and needs max_steps=, got None")
-    if not isinstance(callbacks, Iterable) or not all(callable(callback) for callback in callbacks):
+    callbacks = list(callbacks) if isinstance(callbacks, Iterable) else callbacks
+    if not isinstance(callbacks, list) or not all(callable(callback) for callback in callbacks):
         raise OptionError(f"callbacks: expected a list of functions of an Event, got {callbacks!r:.60}")
-    callbacks = list(callbacks)
     if progress:
         from .callbacks import Progress
 

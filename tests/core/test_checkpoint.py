@@ -58,7 +58,7 @@ def saved(path):
 
 
 RUNS = {
-    "penalty": (lambda: quadratic(seed=3).problem, Penalty(), None),
+    "penalty": (lambda: quadratic(seed=3).problem, Penalty(), 15),
     "penalty on a set": (lambda: pl_toy(seed=3).problem, Penalty(), None),
     "penalty by SPG": (lambda: quadratic(seed=3).problem, Penalty(outer=SPG(), inner=SPG()), 12),
     "penalty by ScalarAdam": (lambda: quadratic(seed=3).problem, Penalty(sigma=1.0, outer=ScalarAdam(lr=0.1)), 12),

@@ -178,8 +178,8 @@ def test_events():
 def test_iterate_is_solve():
     """The same steps, and what is looked at in between is not fed back."""
     instance = quadratic(seed=1)
-    result = solve(instance.problem)
-    *_, last = (event for event in iterate(instance.problem) if event.residuals())
+    result = solve(instance.problem, max_steps=12)
+    *_, last = (event for event in iterate(instance.problem, max_steps=12) if event.residuals())
     assert last.k == result.steps
     assert torch.equal(last.answer.x, result.x)
     assert last.calls.gradients == result.calls.gradients
