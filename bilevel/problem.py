@@ -152,7 +152,7 @@ class BilevelProblem(Problem):
     def residuals(self, point: Point) -> dict[str, float]:
         """`bilevel.residuals` at a point. With mini-batches: on all of the data."""
         oracle, x, y = self._read(point)
-        return residuals.residuals(oracle, x, y, self.features)
+        return residuals.residuals(oracle, x, y)
 
     def certify(self, point: Point) -> dict[str, float]:
         """`residuals`, and `lower_gap` against re-solves of the lower level from several starts."""
@@ -160,7 +160,7 @@ class BilevelProblem(Problem):
         starts = [oracle.variables["y"]]
         known = self.closed_form(x)
         starts += [] if known is None else [known]
-        return {**residuals.residuals(oracle, x, y, self.features), "lower_gap": residuals.lower_gap(oracle, x, y, starts)}
+        return {**residuals.residuals(oracle, x, y), "lower_gap": residuals.lower_gap(oracle, x, y, starts)}
 
     def check(self, start: Point | None = None) -> derivatives.Report:
         """Compare every derivative with finite differences at the start, or at a given point. See `derivatives.Report`."""

@@ -4,12 +4,14 @@
     upper        |x - P_X(x - grad Phi)|, grad Phi = f_x - g_xy v with v the least-norm solution of g_yy v = f_y
     optimism     |f_y - g_yy v|, only where g_yy is singular and the system inconsistent: among several lower solutions, how
                  far y is, to first order, from the one that f prefers
+    linear       |f_y - g_yy v|, only where the system could not be solved for another reason (negative curvature, so that y
+                 is no minimiser; round-off): `upper` then says little
     constraints  the largest violation of the constraints and of X and Y
     lower_gap    g(x, y) minus the lowest value found from several starts (certify only)
 
 Absolute 2-norms, unscaled. Where second derivatives are missing, y has more than 1e5 entries or lives in a set, grad Phi is
-estimated by the penalty method and the key is `upper_estimate`. On mini-batch data every key ends in `_estimate` unless the
-whole data set serves as the evaluation batch.
+estimated by the penalty method and the key is `upper_estimate`. Problems with mini-batches are
+judged on their whole data set.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import math
 import numpy as np
 import torch
 
-from constrained.core.solver import Feature
 from constrained.core.vec import Vec
 from constrained.descent import LBFGS, minimise, residual
 from constrained.linear import Reason
@@ -31,8 +32,8 @@ UNKNOWNS = 100_000
 RESTARTS = (1.0, 2.0, 4.0)  # distances of the random starts, each taken to both sides of y
 
 
-def residuals(oracle: BilevelOracle, x: Vec, y: Vec, features: Feature) -> dict[str, float]:
-    """lower, upper (or upper_estimate), optimism, constraints at (x, y)."""
+def residuals(oracle: BilevelOracle, x: Vec, y: Vec) -> dict[str, float]:
+    """lower, upper (or upper_estimate), optimism or linear, constraints at (x, y)."""
     found = {}
     if y.size <= UNKNOWNS and oracle.Y.whole and oracle.g.second_order:
         f_x, f_y = oracle.f.grad(x, y)
@@ -40,8 +41,10 @@ def residuals(oracle: BilevelOracle, x: Vec, y: Vec, features: Feature) -> dict[
         found["lower"] = residual(oracle.Y, y, lower.y)
         v = adjoint(lower, f_y, 1e4 * torch.finfo(y.dtype).eps * float(f_y.norm()))
         found["upper"] = residual(oracle.X, x, f_x - lower.xy(v.x)) if math.isfinite(v.residual) else math.nan
-        if (v.reason is not Reason.SOLVED and v.residual > 1e-3 * float(f_y.norm())) or v.reason is Reason.LEAST_SQUARES:
+        if v.reason is Reason.LEAST_SQUARES:
             found["optimism"] = v.residual
+        elif v.reason is not Reason.SOLVED and not v.residual <= 1e-3 * float(f_y.norm()):
+            found["linear"] = v.residual
     else:
         found["lower"] = residual(oracle.Y, y, oracle.g.grad_y(x, y))
         found["upper_estimate"] = residual(oracle.X, x, penalised_estimate(oracle, x, y))

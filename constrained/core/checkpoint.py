@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +32,16 @@ def save(path: Path, header: dict[str, Any], state: Any, variables: dict[str, Ve
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        name = path.with_name(path.name + ".tmp")  # one name, so that a killed writer leaves nothing that the next does not use
         try:
-            with os.fdopen(handle, "wb") as file:
+            with open(name, "wb") as file:
                 torch.save(content, file)
                 file.flush()
                 os.fsync(file.fileno())
             _keep_previous(path)
             os.replace(name, path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            name.unlink(missing_ok=True)
             raise
     except OSError as cause:
         raise OutputError(f"checkpoint {path}: cannot be written: {cause}") from cause
