@@ -93,11 +93,7 @@ class LBFGS(Options):
     first: Positive = 1.0
 
     def init(self, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
-        value, g = objective(x)
-        norm = float(g.norm())
-        known = memory if isinstance(memory, Pairs) and memory.S.shape == (self.memory, x.size) else None
-        pairs = known or Pairs.empty(self.memory, x, self.first / max(norm, 1.0))
-        return Descent(0, x, value, g, norm, pairs, (), _sane(value, norm).name)
+        return _with_pairs(self, objective, X, x, memory)
 
     def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
         pairs = s.memory
@@ -173,12 +169,7 @@ class ProjectedLBFGS(Options):
     first: Positive = 1.0
 
     def init(self, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
-        x = X.project(x)
-        value, g = objective(x)
-        norm = residual(X, x, g)
-        known = memory if isinstance(memory, Pairs) and memory.S.shape == (self.memory, x.size) else None
-        pairs = known or Pairs.empty(self.memory, x, self.first / max(norm, 1.0))
-        return Descent(0, x, value, g, norm, pairs, (), _sane(value, norm).name)
+        return _with_pairs(self, objective, X, X.project(x), memory)
 
     def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
         x, g, pairs = s.x, s.gradient, s.memory
@@ -206,6 +197,17 @@ class ProjectedLBFGS(Options):
 
 
 Method = LBFGS | ProjectedLBFGS | SPG
+
+
+def _with_pairs(
+    method: LBFGS | ProjectedLBFGS, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None
+) -> Descent:
+    """The first state of a method with curvature pairs, which may come from an earlier minimisation."""
+    value, g = objective(x)
+    norm = residual(X, x, g)
+    known = memory if isinstance(memory, Pairs) and memory.S.shape == (method.memory, x.size) else None
+    pairs = known or Pairs.empty(method.memory, x, method.first / max(norm, 1.0))
+    return Descent(0, x, value, g, norm, pairs, (), _sane(value, norm).name)
 
 
 def suited(method: Method, X: ConvexSet) -> Method:

@@ -45,7 +45,8 @@ from ..oracle import BilevelOracle
 from ..surrogate import Inner, Surrogate, penalty, solve
 
 PATIENCE = 50  # outer steps without a smaller R after which the inner accuracy is raised
-FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.LOWER_UNSOLVED}
+LOWER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.LOWER_UNSOLVED}
+UPPER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.UNBOUNDED}
 
 
 @state
@@ -178,15 +179,7 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
 
     def _read(self, s: PenaltyState, psi: Surrogate, outer: Descent) -> PenaltyState:
         """The state with what the outer method and the surrogate now hold."""
-        outcome = (
-            FAILED[psi.reason].name
-            if psi.reason in FAILED
-            else FAILED[outer.why].name
-            if outer.why is Reason.NONFINITE
-            else "RUNNING"
-        )
-        if outer.why is Reason.UNBOUNDED:
-            outcome = "UNBOUNDED"
+        status = LOWER_FAILED.get(psi.reason) or UPPER_FAILED.get(outer.why) or Status.RUNNING
         return replace(
             s,
             x=outer.x,
@@ -197,7 +190,7 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
             value=outer.value,
             upper=psi.upper,
             lower=psi.lower,
-            outcome=outcome,
+            outcome=status.name,
         )
 
     def _again(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
@@ -229,7 +222,7 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
         psi = self._surrogate(oracle, s)
         value, grad = psi(s.x)  # (1)
         x, outer = self.outer.update(s.x, grad.leaves, s.outer, at(self.outer.lr, s.k))  # (2)
-        outcome = FAILED[psi.reason].name if psi.reason in FAILED else "RUNNING"
+        status = LOWER_FAILED.get(psi.reason, Status.RUNNING)
         return replace(
             s,
             k=s.k + 1,
@@ -241,5 +234,5 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
             value=value,
             upper=psi.upper,
             lower=psi.lower,
-            outcome=outcome,
+            outcome=status.name,
         )
