@@ -125,6 +125,11 @@ class SPG(Options):
     d = P(x - lam g) - x;  x <- x + t d with f(x + t d) <= max of the last `window` values + 1e-4 t g'd;  lam = s's / s'y.
 
     window: values the search compares with (1 is monotone). first: length of the first step.
+
+    >>> from constrained import Ball
+    >>> far = lambda x: (float((x.leaves[0] - 3).square().sum()), x.like([2 * (x.leaves[0] - 3)]))
+    >>> minimise(SPG(), far, Vec.of(torch.zeros(2, dtype=torch.float64)), tol=1e-9, X=Ball(1.0)).x.tree()
+    tensor([0.7071, 0.7071], dtype=torch.float64)
     """
 
     window: Steps = 10
@@ -163,6 +168,11 @@ class ProjectedLBFGS(Options):
     curvature pairs restricted to them;  x <- P(x + t d), Armijo along the projected path.
 
     memory: curvature pairs kept. first: length of the first step where there is no memory yet.
+
+    >>> from constrained import Box
+    >>> far = lambda x: (float((x.leaves[0] - 3).square().sum()), x.like([2 * (x.leaves[0] - 3)]))
+    >>> minimise(ProjectedLBFGS(), far, Vec.of(torch.zeros(2, dtype=torch.float64)), tol=1e-9, X=Box(0, 1)).x.tree()
+    tensor([1., 1.], dtype=torch.float64)
     """
 
     memory: Steps = 20

@@ -126,6 +126,12 @@ class Minres(Options):
     Stops when |b - A v| <= tol (SOLVED), or when |A r| is zero to rounding for r = b - A v (LEAST_SQUARES, with v the
     pseudo-inverse solution: the Krylov space meets null(A) in the line of r alone, so v - (v'r / r'r) r has least norm; Liu,
     Milzarek and Roosta, arXiv 2309.17096).
+
+    >>> A, minres = torch.diag(torch.tensor([2.0, 0.0], dtype=torch.float64)), Minres()
+    >>> b = Vec.of(torch.tensor([2.0, 1.0], dtype=torch.float64))
+    >>> found = minres.solve(minres.init(lambda v: v.map(lambda t: A @ t)), b, tol=1e-12)
+    >>> found.x.tree().round(decimals=6), found.reason.name
+    (tensor([1., 0.], dtype=torch.float64), 'LEAST_SQUARES')
     """
 
     max_steps: Steps | None = None

@@ -18,7 +18,15 @@ class History:
     """One row an event: k, seconds, gradients, rows and what the solver monitors; with `residuals=True` the residuals
     too, as `residual_upper`, `residual_lower`, ...
 
-    `rows` is a list of dicts, `write(path)` a CSV. A run resumed from a checkpoint continues the rows saved in it.
+    `rows` is a list of dicts, `write(path)` a CSV. A run resumed from a checkpoint continues the rows saved in it. every: record
+    each so many steps, and the end. Raises OptionError for `every` < 1.
+
+    >>> import torch, bilevel
+    >>> one, history = torch.ones((), dtype=torch.float64), History()
+    >>> problem = bilevel.BilevelProblem(upper=lambda x, y: (y - 2) ** 2, lower=lambda x, y: (y - x) ** 2, x=one, y=one)
+    >>> _ = bilevel.solve(problem, max_steps=2, callbacks=[history])
+    >>> [row["k"] for row in history.rows]
+    [0, 1, 2]
     """
 
     def __init__(self, *, every: int = 1, residuals: bool = False):
@@ -55,7 +63,11 @@ class History:
 class Checkpoint:
     """Writes `path` every `every` steps, at most once in `seconds`, and at the end. Resume with `solve(..., resume=path)`.
 
-    List it after callbacks with a state of their own (History), so that these are saved as they stand.
+    List it after callbacks with a state of their own (History), so that these are saved as they stand. The file is replaced
+    atomically, the one before stays as NAME.previous. Raises OutputError at once where the folder cannot be written.
+
+    >>> import tempfile
+    >>> saver = Checkpoint(Path(tempfile.mkdtemp()) / "run.pt", every=10)
     """
 
     def __init__(self, path: Path | str, *, every: int = 1, seconds: float = 0.0):

@@ -36,7 +36,11 @@ class Sampler(Protocol):
 
 
 class NoData:
-    """No batches: the function takes variables only."""
+    """No batches: the function takes variables only.
+
+    >>> NoData().draw(seed=0, stream=0, n=3) is None
+    True
+    """
 
     stochastic = False
 
@@ -54,6 +58,9 @@ class FullBatch:
     """All of the data at every call: deterministic, and the rows differentiated are counted.
 
     `FullBatch(inputs, labels)` hands the tuple `(inputs, labels)` to the function; one argument is handed as it is.
+
+    >>> len(FullBatch(torch.zeros(6, 2), torch.zeros(6)))
+    6
     """
 
     stochastic = False

@@ -67,6 +67,9 @@ class AdamW(Options):
     """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101, Algorithm 2).
 
     m <- b1 m + (1 - b1) d;  v <- b2 v + (1 - b2) d^2;  x <- x - lr (m^ / (sqrt(v^) + eps) + decay x), hats bias-corrected.
+
+    >>> AdamW(lr=0.5).update(Vec.of(torch.tensor([1.0])), [torch.tensor([4.0])], {}, 0.5)[0].tree()
+    tensor([0.5000])
     """
 
     lr: Positive | Schedule = 1e-3
@@ -103,6 +106,9 @@ class ScalarAdam(Options):
     m <- b1 m + (1 - b1) d;  v <- b2 v + (1 - b2) mean(d^2);  x <- x - lr m^ / (sqrt(v^) + eps), hats bias-corrected. The mean is
     over the entries with a gradient (d != 0), and only these move: an entry that a mini-batch does not touch stays, its
     moment too. Per-coordinate Adam moves every entry at one speed, which destroys the ranking of sample weights.
+
+    >>> ScalarAdam(lr=1.0).update(Vec.of(torch.zeros(3)), [torch.tensor([3.0, 1.0, 0.0])], {}, 1.0)[0].tree()
+    tensor([-1.3416, -0.4472,  0.0000])
     """
 
     lr: Positive | Schedule = 1.0

@@ -171,7 +171,14 @@ def iterate(
 ) -> Iterator[Event]:
     """Run a solver and yield an `Event` every `check_every` steps, the first before any step, the last with a final status.
 
-    Arguments as in `solve`. The checks of problem and options are done when it is called, not at the first event.
+    Arguments as in `solve`. The checks of problem and options are done when it is called, not at the first event. An event's
+    state is lent; `copy` it to keep it.
+
+    >>> import bilevel
+    >>> one = torch.ones((), dtype=torch.float64)
+    >>> problem = bilevel.BilevelProblem(upper=lambda x, y: (y - 2) ** 2, lower=lambda x, y: (y - x) ** 2, x=one, y=one)
+    >>> [event.status.name for event in iterate(problem, max_steps=1)]
+    ['RUNNING', 'MAX_STEPS']
     """
     run = _prepare(problem, solver, start, resume, seed, tol, max_steps, max_seconds, check_every, callbacks, progress)
     return _events(run, max_seconds, check_every)
@@ -201,6 +208,13 @@ def solve(
 
     Raises ProblemError, OptionError, Unsuitable or CheckpointError before any work is done. Ctrl-C ends the run with status
     STOPPED and the result so far.
+
+    >>> import bilevel
+    >>> one = torch.ones((), dtype=torch.float64)
+    >>> f, g = lambda x, y: (y - 2) ** 2 + (x - 1) ** 2, lambda x, y: (y - x) ** 2
+    >>> result = solve(bilevel.BilevelProblem(upper=f, lower=g, x=one, y=one))
+    >>> result.status.name, round(float(result.x), 6)
+    ('CONVERGED', 1.5)
     """
     run = _prepare(problem, solver, start, resume, seed, tol, max_steps, max_seconds, check_every, callbacks, progress)
     status = Status.RUNNING

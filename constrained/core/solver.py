@@ -95,7 +95,11 @@ class Multipliers:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Where to start, or what a solver answers: x, the lower variable y where there is one, multipliers."""
+    """Where to start, or what a solver answers: x, the lower variable y where there is one, multipliers.
+
+    >>> Point(x=torch.tensor(1.0)).y is None
+    True
+    """
 
     x: Tree
     y: Tree = None
