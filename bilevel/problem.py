@@ -141,6 +141,14 @@ class BilevelProblem(Problem):
                 raise NonFiniteStart(f"{constraint.name}: NaN or infinite at the start")
         return Point(x, y, start.multipliers if start else None)
 
+    def fingerprint(self, oracle: BilevelOracle) -> list[float]:
+        x, y = oracle.variables["x"], oracle.variables["y"]
+        found = []
+        for level in (oracle.f, oracle.g):
+            value, grads = level.gradient((x, y), level.draw(0), (0, 1))
+            found += [float(value), *(float(grad.norm()) for grad in grads)]
+        return found
+
     def finish(self, point: Point) -> Point:
         return Point(point.x.tree(), point.y.tree(), point.multipliers)
 

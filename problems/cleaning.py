@@ -27,6 +27,7 @@ from constrained.core.data import MiniBatches
 from constrained.core.moments import ScalarAdam
 from constrained.core.result import Result
 
+from .arguments import placed
 from .cleaning_baselines import Row, baselines, evaluate, network
 from .cleaning_data import CleaningData, digits
 from .cleaning_report import CLAIMS, differences, distrusted_picture, paired_table, summary, table
@@ -53,6 +54,7 @@ def hyper_cleaning(
     model: "linear" (650 parameters) or "mlp" (64-64-10 tanh, 4,810). clean: 10..300 clean images. rate: share of wrong labels.
     noise: "symmetric" or "pair". batch: rows of a mini-batch, of both levels. seed: of the split, the noise and the start.
     """
+    device = placed("hyper_cleaning", dtype, device)
     data = digits(seed, clean=clean, rate=rate, noise=noise, dtype=dtype, device=device)
     rows = torch.arange(len(data.given), device=data.given.device)
 

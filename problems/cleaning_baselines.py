@@ -58,7 +58,7 @@ def network(model: str, seed: int = 0) -> nn.Module:
 
     The weights of the second are drawn from N(0, 1/fan_in) by the seed, its biases are zero.
     """
-    if model not in RIDGE:
+    if not isinstance(model, str) or model not in RIDGE:
         raise OptionError(f"network(model=...): expected one of {', '.join(map(repr, RIDGE))}, got {model!r}")
     if model == "linear":
         return _layer(PIXELS, CLASSES, None)

@@ -42,19 +42,22 @@ def value(text: str) -> Any:
         return _call(named[1], named[2] or "", text)
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all of these come from literal_eval
         return text
 
 
 def _call(name: str, arguments: str, text: str) -> Any:
     try:
         call = ast.parse(f"f({arguments})", mode="eval").body
-        assert isinstance(call, ast.Call)
+        if not isinstance(call, ast.Call) or any(k.arg is None for k in call.keywords):
+            raise TypeError("not a plain call")
         args = [ast.literal_eval(a) for a in call.args]
-        kwargs = {k.arg: value(ast.unparse(k.value)) for k in call.keywords if k.arg}
-    except (ValueError, SyntaxError, AssertionError) as cause:
+        kwargs = {str(k.arg): value(ast.unparse(k.value)) for k in call.keywords}
+        return OBJECTS[name](*args, **kwargs)
+    except OptionError:  # of the object itself, or of one inside it: says more than the sentence below
+        raise
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as cause:
         raise OptionError(f"{text!r}: expected NAME or NAME(option=value, ...), with literal values") from cause
-    return OBJECTS[name](*args, **kwargs)
 
 
 def pairs(words: list[str], flag: str) -> dict[str, Any]:

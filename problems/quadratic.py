@@ -17,9 +17,10 @@ import torch
 
 from bilevel.problem import BilevelProblem
 from constrained.core.data import NoData, Sampler
-from constrained.core.errors import ProblemError
+from constrained.core.errors import OptionError
 from constrained.core.solver import Point
 
+from .arguments import number, placed, whole
 from .instance import Instance
 
 RHO = 0.2
@@ -79,10 +80,16 @@ def quadratic(
     nx, ny: sizes. cond >= 1: condition of H on its range. rank: of H (None: ny). noise: standard deviation of the gradient
     noise; 0 is deterministic, else f gains noise xi'(x, y) and g noise zeta'(x, y) with xi, zeta drawn afresh each step.
     """
-    if not (nx >= 1 and ny >= 1 and cond >= 1 and noise >= 0 and (rank is None or 1 <= rank <= ny)):
-        raise ProblemError(
-            f"quadratic: nx, ny, cond >= 1, 1 <= rank <= ny, noise >= 0 are wanted, got {nx=}, {ny=}, {cond=}, {rank=}, {noise=}"
-        )
+    whole("quadratic(nx=...)", nx, 1)
+    whole("quadratic(ny=...)", ny, 1)
+    whole("quadratic(seed=...)", seed, 0, 2**63 - 1)
+    number("quadratic(cond=...)", cond, 1)
+    number("quadratic(noise=...)", noise, 0)
+    if rank is not None:
+        whole("quadratic(rank=...)", rank, 1, ny)
+    if not isinstance(flat, bool):
+        raise OptionError(f"quadratic(flat=...): expected True or False, got {flat!r}")
+    device = placed("quadratic", dtype, device)
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:

@@ -115,7 +115,7 @@ def _solve(args: argparse.Namespace, seed: int, folder: Path | None) -> Run:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # a meta tensor holds no number
     except (RuntimeError, AssertionError) as cause:
         raise OptionError(f"--device {name}: not available here ({str(cause).splitlines()[0]})") from cause
     return device
@@ -165,7 +165,9 @@ def _write(one: Run, folder: Path | None) -> None:
         extra("matplotlib", "zoo")
         from .pictures import convergence_picture
 
-        convergence_picture(_watched(one.history.rows), folder / "convergence.png")
+        watched = _watched(one.history.rows)
+        if any(math.isfinite(value) for row in watched for name, value in row.items() if name not in ("k", "seconds")):
+            convergence_picture(watched, folder / "convergence.png")
         if one.instance.study is not None:
             one.instance.study.draw(one.result, folder)
     except OSError as cause:
@@ -175,7 +177,10 @@ def _write(one: Run, folder: Path | None) -> None:
 def _watched(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the solver monitors, without counters and what never changes."""
     names = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in ("gradients", "rows")]
-    kept = [name for name in names if name in ("k", "seconds") or len({row[name] for row in rows if name in row}) > 1]
+    clock = ("k", "seconds")
+    kept = [name for name in names if name in clock or len({row[name] for row in rows if name in row}) > 1]
+    if all(name in clock for name in kept):  # too short a run for anything to change
+        kept = names
     return [{name: row[name] for name in kept if name in row} for row in rows]
 
 
@@ -205,4 +210,13 @@ def _record(one: Run) -> dict[str, Any]:
 
 
 def _json(record: dict[str, Any]) -> str:
-    return json.dumps(record, indent=1, default=str) + "\n"
+    return json.dumps(_plain(record), indent=1, default=str, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """NaN and infinities, which JSON has not, as null."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,6 +9,7 @@ from bilevel.problem import BilevelProblem
 from constrained.core.solver import Point
 from constrained.sets import Box
 
+from .arguments import placed, whole
 from .instance import Instance
 
 # Stationary points of f(x, -x) on [0, 3] that are minima, best first.
@@ -22,6 +23,9 @@ def pl_toy(*, seed: int | None = None, dtype: torch.dtype = torch.float64, devic
     S(x) = {-x}, so that the problem is min f(x, -x): three local minima, x = 1.2151454755 with f = 0.1999108877 the global one.
     seed: of the start x0 ~ U(0, 3), y0 ~ U(-5, 8.5); None starts at (1.5, 0).
     """
+    if seed is not None:
+        whole("pl_toy(seed=...)", seed, 0)
+    device = placed("pl_toy", dtype, device)
     rng = np.random.default_rng(seed)
     x0, y0 = (1.5, 0.0) if seed is None else (rng.uniform(0, 3), rng.uniform(-5, 8.5))
 

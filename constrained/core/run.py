@@ -79,6 +79,7 @@ class _Run:
         self.state: Any = None
         self.last: Any = None  # a finite state with memory of its own
         self.details = ""
+        self.fingerprint: list[float] = []  # tells this problem from others of its signature
 
     def begin(self, start: Point | None, resume: Path | None) -> None:
         with self.oracle.calls.counting("check"):
@@ -99,8 +100,11 @@ class _Run:
         """What must be equal for a checkpoint to continue here. The tolerance may change."""
         fields = {f.name: repr(getattr(self.solver, f.name)) for f in dataclasses.fields(self.solver) if f.name != "tol"}  # pyright: ignore[reportArgumentType]
         kinds = [type(callback).__name__ for callback in self.stateful()]
+        with self.oracle.calls.counting("check"):
+            self.fingerprint = self.fingerprint or self.problem.fingerprint(self.oracle)
         return {
             "problem": self.problem.signature(),
+            "problem (its values at the start)": self.fingerprint,
             "solver": {type(self.solver).__name__: fields},
             "seed": self.seed,
             "callbacks": kinds,

@@ -148,6 +148,10 @@ class Problem(ABC):
     def signature(self) -> dict[str, Any]:
         """Names, shapes, dtypes, features and sampler lengths: what a checkpoint must match."""
 
+    @abstractmethod
+    def fingerprint(self, oracle: Any) -> list[float]:
+        """Numbers that tell two problems of one signature apart: values and gradient norms at the problem's own variables."""
+
     def module(self, point: Point) -> torch.nn.Module:
         raise OptionError("module(): the lower variable of this problem is not an nn.Module")
 
