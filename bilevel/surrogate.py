@@ -9,6 +9,7 @@ sigma f + g, so that their step sizes do not depend on sigma. Kwon, Kwon, Wright
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -72,15 +73,18 @@ class Surrogate:
         self.reason = Reason.CONVERGED
 
     def __call__(self, x: Vec) -> tuple[float, Vec]:
-        floor = 30 * torch.finfo(x.dtype).eps
+        floor, known = 30 * torch.finfo(x.dtype).eps, self.best
+        tol = max(self.theta * self.smallest * min(1.0, known), floor)
         while True:
-            tol = max(self.theta * self.smallest * min(1.0, self.best), floor)
             value, grad = self._at(x, tol)
             r = residual(self.oracle.X, x, grad)
-            self.best = min(self.best, r)
-            # The first call does not know R, and a much better point needs better inner solutions: then once more.
-            if not tol > max(10 * self.theta * self.smallest * self.best, floor) or not r > 0 or self.reason is Reason.NONFINITE:
+            # R at x may be far below what the inner accuracy was chosen for (the first call knows no R at all): tighten by
+            # steps, since R itself is only as good as the inner solutions.
+            wanted = max(self.theta * self.smallest * min(1.0, known, r), floor)
+            if tol <= 10 * wanted or not math.isfinite(r):
+                self.best = min(known, r)
                 return value, grad
+            tol = max(wanted, 0.01 * tol)
 
     def _at(self, x: Vec, tol: float) -> tuple[float, Vec]:
         z = solve(self.oracle, self.method, x, self.inner[0], tol, self.max_inner)
