@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from constrained.core.errors import NonFiniteStart, ProblemError
+from constrained.core.errors import BilevelError, NonFiniteStart, ProblemError
 from constrained.core.vec import Vec
 
 from .oracle import BilevelOracle, Level
@@ -15,7 +17,13 @@ from .oracle import BilevelOracle, Level
 def look(level: Level, x: Vec, y: Vec) -> None:
     """One gradient at the start: the function is a scalar, finite, and depends on something. Raises ProblemError."""
     draw = level.draw(0)
-    value, grads = level.gradient((x, y), draw, (0, 1))
+    try:
+        value, grads = level.gradient((x, y), draw, (0, 1))
+    except BilevelError:
+        raise
+    except Exception as cause:  # the user's function, with whatever it raises
+        what = "x, y and a batch" if level.takes_batch else "x and y, no batch"
+        raise ProblemError(f"{level.name}: raised {type(cause).__name__} at the start, given {what}: {cause}") from cause
     if not bool(value.isfinite()):
         raise NonFiniteStart(f"{level.name}: its value is {float(value)} at the start")
     for name, grad in zip("xy", grads):
@@ -65,48 +73,76 @@ class Report:
 
 
 def check(oracle: BilevelOracle, x: Vec, y: Vec) -> Report:
-    """Every first and second derivative along random directions against central differences.
+    """Every first and second derivative along random directions against central differences, at (x, y) and at a point nearby:
+    a start is often one where derivatives vanish, and there any multiple of them is right.
 
     A first derivative is compared with values; a second with gradients, where these are right. Steps and tolerances follow from
     the dtype.
     """
-    eps = torch.finfo(x.dtype).eps
-    step, tolerance = eps ** (1 / 3), 100 * eps ** (2 / 3)
     generator = torch.Generator().manual_seed(0)
+    points = [(x, y)]
+    u, v = (one.add(direction(one, generator), 0.1 * (1.0 + float(one.norm()))) for one in (x, y))
+    u, v = oracle.X.project(u), oracle.Y.project(v)
+    if all(bool(level.value((u, v), level.draw(0)).isfinite()) for level in (oracle.f, oracle.g)):
+        points.append((u, v))
+    found = [finding for point in points for finding in _first(oracle, *point, generator)]
+    right = {name for name in ("d/dx", "d/dy") if all(finding.ok for finding in found if finding.name == f"lower: {name}")}
+    if oracle.g.second_order:
+        found += [finding for point in points for finding in _second(oracle, *point, generator, right)]
+    names = dict.fromkeys(finding.name for finding in found)
+    return Report(tuple(max((f for f in found if f.name == name), key=lambda f: f.error / f.tolerance) for name in names))
 
-    def direction(like: Vec) -> Vec:
-        v = like.map(lambda t: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t))
-        return v * (1.0 / float(v.norm()))
 
+def direction(like: Vec, generator: torch.Generator) -> Vec:
+    """A random vector of length one in the space of `like`."""
+    v = like.map(lambda t: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t))
+    return v / float(v.norm())
+
+
+def _compare(name: str, claimed: Tensor, along: Callable[[float], Tensor], size: float, h: float, eps: float) -> Finding:
+    """The claimed derivative of `along` at 0. Its curvature is told from an error by a second step size, twice the first."""
+    once, twice = ((along(t) - along(-t)).double() / (2 * t) for t in (h, 2 * h))
+    scale = float(once.norm()) + 1e-3 * max(1.0, size)
+    truncation, rounding = float((twice - once).norm()), 10 * eps * size / h
+    tolerance = max(100 * eps ** (2 / 3), (truncation + rounding) / scale)
+    return Finding(name, float((claimed.double() - once).norm()) / scale, tolerance)
+
+
+def _steps(x: Vec, y: Vec) -> tuple[float, float, float]:
+    eps = torch.finfo(x.dtype).eps
+    hx, hy = (eps ** (1 / 3) * max(1.0, float(v.max_norm())) for v in (x, y))
+    return eps, hx, hy
+
+
+def _first(oracle: BilevelOracle, x: Vec, y: Vec, generator: torch.Generator) -> list[Finding]:
+    """d/dx and d/dy of the objectives and constraints, from values."""
+    eps, hx, hy = _steps(x, y)
+    dx, dy = direction(x, generator), direction(y, generator)
     findings = []
-
-    def compare(name: str, claimed: torch.Tensor, ahead: torch.Tensor, behind: torch.Tensor, size: float, h: float) -> None:
-        difference = (ahead - behind).double() / (2 * h)
-        noise = 10 * eps * size / h  # what rounding alone does to the difference
-        error = float((claimed.double() - difference).norm()) / (float(difference.norm()) + 1e-3 * max(1.0, size))
-        findings.append(Finding(name, error, max(tolerance, noise / (float(difference.norm()) + 1e-3 * max(1.0, size)))))
-
-    dx, dy = direction(x), direction(y)
-    hx, hy = (step * max(1.0, float(v.max_norm())) for v in (x, y))
-    for level, letter in ((oracle.f, "upper"), (oracle.g, "lower")):
+    for level, name in ((oracle.f, "upper"), (oracle.g, "lower")):
         value, (gx, gy) = level.gradient((x, y), wrt=(0, 1))
         size = abs(float(value))
-        compare(f"{letter}: d/dx", gx @ dx, level.value((x.add(dx, hx), y)), level.value((x.add(dx, -hx), y)), size, hx)
-        compare(f"{letter}: d/dy", gy @ dy, level.value((x, y.add(dy, hy))), level.value((x, y.add(dy, -hy))), size, hy)
-    if oracle.g.second_order:
-        at = oracle.g.at(x, y)
-        right = {finding.name: finding.ok for finding in findings}
-        if right["lower: d/dy"]:
-            ahead, behind = oracle.g.grad_y(x, y.add(dy, hy)), oracle.g.grad_y(x, y.add(dy, -hy))
-            compare("lower: d2/dy2 v", at.yy(dy).ravel(), ahead.ravel(), behind.ravel(), float(at.y.norm()), hy)
-        if right["lower: d/dx"]:
-            ahead, behind = oracle.g.grad_x(x, y.add(dy, hy)), oracle.g.grad_x(x, y.add(dy, -hy))
-            compare("lower: d2/dxdy v", at.xy(dy).ravel(), ahead.ravel(), behind.ravel(), float(at.x.norm()), hy)
+        findings.append(_compare(f"{name}: d/dx", gx @ dx, lambda t, f=level: f.value((x.add(dx, t), y)), size, hx, eps))
+        findings.append(_compare(f"{name}: d/dy", gy @ dy, lambda t, f=level: f.value((x, y.add(dy, t))), size, hy, eps))
     for name, c in oracle.constraints.items():
         value = c.value((x, y))
-        weights = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
-        jx, jy = c.vjp((x, y), weights)
-        size = float(value.norm()) * float(weights.norm())
-        compare(f"{name}: d/dx", jx @ dx, weights @ c.value((x.add(dx, hx), y)), weights @ c.value((x.add(dx, -hx), y)), size, hx)
-        compare(f"{name}: d/dy", jy @ dy, weights @ c.value((x, y.add(dy, hy))), weights @ c.value((x, y.add(dy, -hy))), size, hy)
-    return Report(tuple(findings))
+        w = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
+        jx, jy = c.vjp((x, y), w)
+        size = float(value.norm()) * float(w.norm())
+        findings.append(_compare(f"{name}: d/dx", jx @ dx, lambda t, c=c, w=w: w @ c.value((x.add(dx, t), y)), size, hx, eps))
+        findings.append(_compare(f"{name}: d/dy", jy @ dy, lambda t, c=c, w=w: w @ c.value((x, y.add(dy, t))), size, hy, eps))
+    return findings
+
+
+def _second(oracle: BilevelOracle, x: Vec, y: Vec, generator: torch.Generator, right: set[str]) -> list[Finding]:
+    """g_yy v and g_xy v, from those gradients of g that are right."""
+    eps, _, h = _steps(x, y)
+    at, v, g = oracle.g.at(x, y), direction(y, generator), oracle.g
+    findings = []
+    if "d/dy" in right:
+        size = float(at.y.norm())
+        findings.append(_compare("lower: d2/dy2 v", at.yy(v).ravel(), lambda t: g.grad_y(x, y.add(v, t)).ravel(), size, h, eps))
+    if "d/dx" in right:
+        size = float(at.x.norm())
+        findings.append(_compare("lower: d2/dxdy v", at.xy(v).ravel(), lambda t: g.grad_x(x, y.add(v, t)).ravel(), size, h, eps))
+    return findings

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from constrained.core.autodiff import Constraint, Draw, Linearization, Objective, gradient
 from constrained.core.calls import Calls
@@ -20,9 +19,6 @@ UPPER_STREAM, LOWER_STREAM = 0, 1
 
 class Level(Objective):
     """f or g: a scalar function of (x, y) and a batch, with the names of the papers for its derivatives."""
-
-    def value_at(self, x: Vec, y: Vec, draw: Draw | None = None) -> Tensor:
-        return self.value((x, y), draw)
 
     def grad(self, x: Vec, y: Vec, draw: Draw | None = None) -> tuple[Vec, Vec]:
         """(d/dx, d/dy) by one backward."""

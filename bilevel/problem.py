@@ -133,6 +133,9 @@ class BilevelProblem(Problem):
             self._start(name, value, oracle.variables[name])
             for name, value in (("x", start and start.x), ("y", start and start.y))
         )
+        if Feature.SAMPLES not in self.features:
+            for name in ("x", "y"):
+                _no_dropout(getattr(self, name), name)
         x, y = self.X.project(x.detach().clone()), self.Y.project(y.detach().clone())  # a solver may write into its state
         for level in (oracle.f, oracle.g):
             derivatives.look(level, x, y)
@@ -143,10 +146,15 @@ class BilevelProblem(Problem):
 
     def fingerprint(self, oracle: BilevelOracle) -> list[float]:
         x, y = oracle.variables["x"], oracle.variables["y"]
+        generator = torch.Generator().manual_seed(0)
         found = []
-        for level in (oracle.f, oracle.g):
-            value, grads = level.gradient((x, y), level.draw(0), (0, 1))
-            found += [float(value), *(float(grad.norm()) for grad in grads)]
+        for far in (0.0, 0.1, 10.0):  # the start, a point near it for the functions, a far one for the sets
+            u, v = (one.add(derivatives.direction(one, generator), far * (1.0 + float(one.norm()))) for one in (x, y))
+            u, v = self.X.project(u), self.Y.project(v)
+            found += [float(u.norm()), float(v.norm())]
+            for level in (oracle.f, oracle.g) if far < 1 else ():
+                value, grads = level.gradient((u, v), level.draw(0), (0, 1))
+                found += [float(value), *(float(grad.norm()) for grad in grads)]
         return found
 
     def finish(self, point: Point) -> Point:
@@ -223,6 +231,10 @@ class BilevelProblem(Problem):
 
 
 def _variable(value: Any, name: str) -> Vec:
+    if isinstance(value, (list, tuple)) and any(isinstance(part, (int, float)) for part in value):
+        raise ProblemError(
+            f"{name}: expected a tensor, got a {type(value).__name__} of numbers: write torch.tensor({value!r:.40})"
+        )
     if not isinstance(value, torch.nn.Module):
         return Vec.of(value, name)
     for path, part in value.named_modules():
@@ -231,6 +243,16 @@ def _variable(value: Any, name: str) -> Vec:
                 f"{name}: {path or 'it'} is BatchNorm in train mode, which changes with every call: use .eval() or GroupNorm"
             )
     return Vec.of(_parameters(value), name)
+
+
+def _no_dropout(value: Any, name: str) -> None:
+    """Without mini-batches a mask would be drawn once and optimised against."""
+    for path, part in value.named_modules() if isinstance(value, torch.nn.Module) else ():
+        active = isinstance(part, torch.nn.modules.dropout._DropoutNd) and part.p > 0
+        if part.training and (active or (isinstance(part, torch.nn.RNNBase) and part.dropout > 0)):
+            raise ProblemError(
+                f"{name}: {path or 'it'} is dropout in train mode without mini-batches: use .eval() or MiniBatches"
+            )
 
 
 def _parameters(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -169,6 +169,10 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
         return {"upper": state.upper, "lower": state.lower, "residual": state.residual, "sigma": state.sigma}
 
     def notes(self, state: PenaltyState) -> tuple[str, ...]:
+        if self.sigma is None and state.outcome == "PRECISION" and state.bias > self.tolerance:
+            return (
+                f"The penalty cannot shrink further, its bias is {state.bias:.1e}: round-off, or a kink of the hyper-objective.",
+            )
         if self.sigma is None:
             return ()
         return (f"sigma is fixed at {self.sigma:g}: the point solves the surrogate psi_sigma, not the bilevel problem itself.",)

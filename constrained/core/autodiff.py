@@ -72,7 +72,11 @@ class Objective:
         """The user's value on trees, checked to be a 0-dim tensor."""
         batch = (draw.batch,) if self.takes_batch else ()
         with randomness(draw.key, args):
-            out = self.own.value(*args, *batch)
+            try:
+                out = self.own.value(*args, *batch)
+            except Exception as error:
+                error.add_note(f"raised by the function given as {self.name}")
+                raise
         if not isinstance(out, Tensor) or out.numel() != 1 or not out.is_floating_point():
             got = (
                 f"shape {tuple(out.shape)}, dtype {out.dtype}" if isinstance(out, Tensor) else f"{type(out).__name__} {out!r:.60}"

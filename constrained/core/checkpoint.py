@@ -69,7 +69,7 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as cause:  # torch raises many kinds on a file that is not its own
-        raise CheckpointError(f"checkpoint {path}: not a checkpoint, or damaged ({type(cause).__name__})") from cause
+        raise CheckpointError(f"checkpoint {path}: {_damaged(path)} ({type(cause).__name__})") from cause
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise CheckpointError(f"checkpoint {path}: expected format {FORMAT!r}, got {found!r}")
@@ -80,8 +80,13 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if not {"run", "k", "seconds", "calls", "callbacks", "structure"} <= set(header):
             raise ValueError("the header lacks entries")
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as cause:
-        raise CheckpointError(f"checkpoint {path}: not a checkpoint, or damaged ({type(cause).__name__}: {cause})") from cause
+        raise CheckpointError(f"checkpoint {path}: {_damaged(path)} ({type(cause).__name__}: {cause})") from cause
     return header, content["tensors"]
+
+
+def _damaged(path: Path) -> str:
+    previous = path.with_name(path.name + ".previous")
+    return "not a checkpoint, or damaged" + (f"; {previous.name} beside it is the one before" if previous.exists() else "")
 
 
 def _digest(header: str, tensors: dict[str, Tensor]) -> str:
@@ -93,18 +98,26 @@ def _digest(header: str, tensors: dict[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def compare(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise CheckpointError naming the first entry in which a checkpoint and the problem at hand differ."""
+def compare(path: Path, saved: dict[str, Any], now: dict[str, Any], within: str = "") -> None:
+    """Raise CheckpointError naming the first entry in which a checkpoint and the run at hand differ."""
     for key in sorted(set(saved) | set(now)):
-        if not _same(saved.get(key), now.get(key)):
-            raise CheckpointError(f"checkpoint {path}: it is of another {key}: saved {saved.get(key)!r}, here {now.get(key)!r}")
+        then, here = saved.get(key), now.get(key)
+        if _same(then, here):
+            continue
+        if isinstance(then, dict) and isinstance(here, dict):
+            if set(then) != set(here):  # other kinds of things altogether
+                raise CheckpointError(f"checkpoint {path}: it is of another {within}{key}: saved {[*then]}, here {[*here]}")
+            compare(path, then, here, f"{within}{key}: ")  # the entry in which they differ
+        if isinstance(then, list) and isinstance(here, list) and any(isinstance(value, float) for value in then):
+            raise CheckpointError(f"checkpoint {path}: it is of another {within}{key}: the functions, sets or data differ")
+        raise CheckpointError(f"checkpoint {path}: it is of another {within}{key}: saved {then!r:.200}, here {here!r:.200}")
 
 
 def _same(saved: Any, now: Any) -> bool:
     """Equal; lists of floats to what another number of threads may change."""
     floats = isinstance(saved, list) and isinstance(now, list) and len(saved) == len(now)
     if floats and all(isinstance(value, float) for value in (*saved, *now)):
-        return all(math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-30) for a, b in zip(saved, now))
+        return all(math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-12) or a != a != b for a, b in zip(saved, now))
     return saved == now
 
 

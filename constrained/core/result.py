@@ -14,7 +14,7 @@ from .solver import Point, Problem, Solver, Status
 from .vec import Tree
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Result:
     """What a solve returns.
 
@@ -35,7 +35,7 @@ class Result:
     state: Any = dataclasses.field(repr=False)
     solver: Solver
     seed: int
-    problem: Problem | None = dataclasses.field(repr=False, compare=False)
+    problem: Problem | None = dataclasses.field(repr=False)
 
     @property
     def success(self) -> bool:

@@ -237,6 +237,8 @@ def solve(
     point = problem.finish(run.answer())
     message = status.value if not run.details else f"{status.value[:-1]}: {run.details}."
     notes = run.solver.notes(run.state)
+    if status is Status.CONVERGED and run.k <= 1:
+        notes += ("The residuals were within tol almost at the start: if the objectives are small, rescale them or lower tol.",)
     return Result(
         point.x,
         point.y,
@@ -307,7 +309,7 @@ def _prepare(
     if max_steps is None and solver.stochastic:
         raise OptionError(f"max_steps: {type(solver).__name__} runs on mini-batches and needs max_steps=, got None")
     callbacks = list(callbacks) if isinstance(callbacks, Iterable) else callbacks
-    if not isinstance(callbacks, list) or not all(callable(callback) for callback in callbacks):
+    if not isinstance(callbacks, list) or not all(callable(callback) and not inspect.isclass(callback) for callback in callbacks):
         raise OptionError(f"callbacks: expected a list of functions of an Event, got {callbacks!r:.60}")
     if progress:
         from .callbacks import Progress
@@ -344,6 +346,7 @@ def _tolerance(problem: Problem, solver: Solver, tol: float | None) -> float:
     if value is None:
         bilevel = Feature.LOWER in problem.features
         value = (1e-3 if bilevel else 1e-4) if dtype != torch.float64 else (1e-6 if bilevel else 1e-8)
+        value = max(value, floor)  # half precision
     _number("tol", value, 0)
     if value < floor:
         raise OptionError(f"tol: must be at least 100 eps of {dtype} ({floor:.1e}), got {value!r}")
