@@ -79,13 +79,14 @@ class _Run:
         self.state: Any = None
         self.last: Any = None  # a finite state with memory of its own
         self.details = ""
+        self.start: Any = None
         self.fingerprint: list[float] = []  # tells this problem from others of its signature
 
     def begin(self, start: Point | None, resume: Path | None) -> None:
         with self.oracle.calls.counting("check"):
-            point = self.problem.begin(self.oracle, start)
+            self.start = self.problem.begin(self.oracle, start)
         if resume is None:
-            self.timed(lambda: self.solver.init(self.oracle, point))
+            self.timed(lambda: self.solver.init(self.oracle, self.start))
             return
         header, tensors = checkpoint.load(Path(resume))
         checkpoint.compare(Path(resume), header["run"], self.identity())
@@ -132,8 +133,10 @@ class _Run:
             self.seconds += time.perf_counter() - start
 
     def answer(self) -> Point:
+        """The solver's answer; the start where no finite one exists."""
         with self.oracle.calls.counting("answer"):
-            return self.solver.answer(self.oracle, self.state)
+            point = self.solver.answer(self.oracle, self.state) if finite(self.state) else self.start
+        return point if finite((point.x, point.y)) else self.start
 
     def verdict(self, max_seconds: float | None) -> Status:
         """Where the run stands. A solver's CONVERGED is believed only if the problem's residuals agree."""
@@ -234,7 +237,10 @@ def solve(
             close = getattr(callback, "close", None)
             if close is not None:
                 close()
-    point = problem.finish(run.answer())
+    found = run.answer()
+    if found is run.start and run.k > 0:  # the answer itself met NaN
+        status = Status.NONFINITE
+    point = problem.finish(found)
     message = status.value if not run.details else f"{status.value[:-1]}: {run.details}."
     notes = run.solver.notes(run.state)
     if status is Status.CONVERGED and run.k <= 1:

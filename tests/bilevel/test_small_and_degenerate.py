@@ -86,3 +86,18 @@ def test_a_kink_of_the_hyper_objective_is_no_convergence():
     assert abs(float(result.x) - 1) <= 1e-4
     assert not result.success
     assert any("kink" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("solver", [bilevel.Penalty(), bilevel.PenaltySGD()])
+@pytest.mark.parametrize("limit", range(1, 12))
+def test_nan_after_any_number_of_calls_is_nonfinite_and_never_an_answer(solver, limit):
+    calls = [0]
+
+    def breaks(x, y):
+        calls[0] += 1
+        return lower(x, y) * (1.0 if calls[0] <= limit + 2 else float("nan"))
+
+    result = bilevel.solve(problem(lower=breaks), solver, max_steps=30)
+    assert result.status is bilevel.Status.NONFINITE
+    assert result.x.isfinite().all()
+    assert result.y.isfinite().all()
