@@ -74,7 +74,7 @@ def hypergradient(problem: BilevelProblem, x: Tree, y: Tree | None = None, *, to
     >>> bilevel.hypergradient(problem, one).value
     tensor([18., 18.], dtype=torch.float64)
 
-    Source: implicit function theorem; Pedregosa 2016, arXiv 1602.02355, eq. (3).
+    Source: implicit function theorem; Pedregosa 2016, arXiv 1602.02355.
     """
     if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not tol >= 0:
         raise OptionError(f"tol: must be a number >= 0, got {tol!r}")

@@ -4,7 +4,7 @@
     grad psi_sigma = f_x(x, y_sigma) + (g_x(x, y_sigma) - g_x(x, z)) / sigma
 
 With Richardson, 2 psi_{sigma/2} - psi_sigma, whose bias is O(sigma^2); z is shared. The inner problems are written as
-sigma f + g, so that their step sizes do not depend on sigma. Kwon, Kwon, Wright, Nowak, arXiv 2309.01753, eq. (4).
+sigma f + g, so that their step sizes do not depend on sigma. Kwon, Kwon, Wright, Nowak, arXiv 2309.01753.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 sigma = 10 and not 0: the exact hypergradient overfits the few clean images, a finite penalty does not. So what is solved here
 is the regularised surrogate psi_10 and not the bilevel problem; the residuals of the bilevel problem are printed beside it.
 
-Source: the task of Franceschi et al. (arXiv 1703.01785, Section 5.1) on scikit-learn's digits.
+Source: the task of Franceschi et al. (arXiv 1703.01785) on scikit-learn's digits.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def hyper_cleaning(
     return Instance(
         name="hyper-cleaning",
         problem=problem,
-        source="the task of Franceschi et al., arXiv 1703.01785, Section 5.1, on scikit-learn's digits",
+        source="the task of Franceschi et al., arXiv 1703.01785, on scikit-learn's digits",
         recommended={Penalty: Recommended(full), PenaltySGD: Recommended(loop, EPOCHS * steps)},
         study=CleaningStudy(data, model),
     )

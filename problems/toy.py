@@ -17,7 +17,7 @@ PL_MINIMA = (1.2151454755, 0.3823600748, 2.8296418000)
 
 
 def pl_toy(*, seed: int | None = None, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Instance:
-    """A lower level that is not convex but satisfies the Polyak-Lojasiewicz inequality (arXiv 2302.05185, Section 5.1).
+    """A lower level that is not convex but satisfies the Polyak-Lojasiewicz inequality (arXiv 2302.05185).
 
     f(x, y) = cos(4y + 2) / (1 + exp(2 - 4x)) + 1/2 log((4x - 2)^2 + 1),  g(x, y) = (x + y)^2 + x sin^2(x + y),  x in [0, 3].
     S(x) = {-x}, so that the problem is min f(x, -x): three local minima, x = 1.2151454755 with f = 0.1999108877 the global one.
@@ -49,6 +49,6 @@ def pl_toy(*, seed: int | None = None, dtype: torch.dtype = torch.float64, devic
             X=Box(0.0, 3.0),
             lower_solution=lambda x: -x,
         ),
-        source="Shen and Chen, arXiv 2302.05185, Section 5.1; minima by Newton's method on f(x, -x)",
+        source="Shen and Chen, arXiv 2302.05185; the minima are those of f(x, -x), which has one variable",
         solution=minima,
     )
