@@ -54,10 +54,13 @@ class Accuracy(Options):
 class Estimated(Accuracy):
     """|b - K z| <= accuracy (s / |K|) |b| with s and |K| from the linear solver's by-products, never below round-off.
 
-    first: s / |K| assumed until a solver tells. floor: multiples of eps (|K||z| + |b|) below which nothing is asked.
+    first: s / |K| assumed until a solver tells; preconditioned: the same for a solver with a preconditioner, which is there
+    because K is ill-conditioned, and makes a product cheaper than another outer step. floor: multiples of eps (|K||z| + |b|)
+    below which nothing is asked.
     """
 
     first: Positive = 1.0
+    preconditioned: Positive = 1e-2
     floor: Positive = 10.0
 
     def solve(
@@ -72,7 +75,8 @@ class Estimated(Accuracy):
         start: Vec | None,
     ) -> LinearSolution:
         size, eps = float(b.norm()), torch.finfo(b.dtype).eps
-        tol, spent = accuracy * self.first * size, 0
+        plain = getattr(solver, "preconditioner", None) is None
+        tol, spent = accuracy * (self.first if plain else self.preconditioned) * size, 0
         while True:
             found = solver.solve(prepared, b, tol=max(tol, self.floor * eps * size), generator=generator, start=start)
             spent += found.products

@@ -94,8 +94,9 @@ class ProjectedCG(LinearSolver):
         run = _Descent(system, product, inverse, prepared.lift, torch.finfo(b.dtype).eps, limit)
         reason = None if math.isfinite(residual) else Reason.NONFINITE
         while reason is None and residual > tol:
-            z = z + inverse(r)  # solves the lower equations, and takes G'l out of the upper residual
-            r = flat - product(z)
+            if run.steps or float(r[run.n :].norm()) > 0.1 * tol:
+                z = z + inverse(r)  # solves the lower equations, and takes G'l out of the upper residual
+                r = flat - product(z)
             true = float(r.norm())
             if not math.isfinite(true):
                 reason = Reason.NONFINITE

@@ -265,7 +265,7 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
         generator = torch.Generator().manual_seed(_seed(seed, s.k))
         norm_b = float(b.norm())
         theta = min(1.0, norm_b**0.5) if self.superlinear else 1.0
-        new, start = s, None
+        new, start = replace(s, products=s.products + prepared.spent), None
         while True:
             situation = Situation(at, new.rows, shift, new.eta1, new.eta2, self.beta, self.xi)
             delta = self.accuracy.delta(situation, new.delta)
