@@ -25,12 +25,14 @@ from constrained.core.run import Event, iterate, solve
 from constrained.core.solver import Feature, Multipliers, Point, Status
 from constrained.core.version import VERSION as __version__
 from constrained.descent import LBFGS, SPG, ProjectedLBFGS
+from constrained.newton_cg import NewtonCG
 from constrained.sets import Affine, Ball, Box, Everywhere, Halfspace, Product, Simplex
 
 from . import recommend as recommend  # registers the default solver
 from .hypergradient import Hypergradient, hypergradient
 from .problem import BilevelProblem
 from .solvers.f2sa import F2SA
+from .solvers.implicit import Implicit
 from .solvers.kwon import KwonDoubleLoop, KwonSingleLoop
 from .solvers.penalty import Penalty
 from .solvers.penalty_sgd import PenaltySGD
@@ -54,10 +56,12 @@ __all__ = [
     "Halfspace",
     "History",
     "Hypergradient",
+    "Implicit",
     "KwonDoubleLoop",
     "KwonSingleLoop",
     "MiniBatches",
     "Multipliers",
+    "NewtonCG",
     "NoData",
     "Penalty",
     "PenaltySGD",

@@ -1,6 +1,7 @@
-"""Implicit differentiation: grad Phi(x) = f_x - g_xy v with g_yy v = f_y at y = argmin g(x, .).
+"""Implicit differentiation: grad Phi(x) = f_x - g_xy v with g_yy v = f_y at y = argmin over Y of g(x, .).
 
-Nothing is returned without its residuals: an unsolved lower level, a singular or an indefinite lower Hessian give a status.
+On a set Y the system lives in the tangent of Y at y (`constrained/tangent.py`): (T g_yy T + C) v = T f_y. Nothing is returned
+without its residuals: an unsolved lower level, a singular or an indefinite lower Hessian give a status.
 """
 
 from __future__ import annotations
@@ -12,20 +13,24 @@ from typing import TYPE_CHECKING
 import torch
 
 from constrained.core.errors import OptionError
-from constrained.core.solver import Point, Status
-from constrained.core.vec import Tree, Vec
-from constrained.descent import LBFGS, Minimum, minimise
-from constrained.linear import CG, LinearSolution, Minres, Reason, System
+from constrained.core.solver import Feature, Point, Status
+from constrained.core.vec import Tree
+from constrained.descent import residual
+from constrained.linear import LinearSolver, Reason
+from constrained.tangent import tangent
 
-from .oracle import BilevelOracle, LevelAt
+from .adjoint import adjoint
+from .lower import solve_lower
 
 if TYPE_CHECKING:
     from .problem import BilevelProblem
 
+SUPPORTS = Feature.LOWER | Feature.X_SET | Feature.Y_SET | Feature.UPPER_EQUALITY | Feature.UPPER_INEQUALITY
+
 
 @dataclass(frozen=True)
 class Hypergradient:
-    """`value`, structured like x; `linear_residual` = |f_y - g_yy v| / |f_y|; `lower_residual` = |g_y|; `status`.
+    """`value`, structured like x; `linear_residual` = |f_y - g_yy v| / |f_y|; `lower_residual` = |y - P_Y(y - g_y)|; `status`.
 
     CONVERGED: both residuals are within the tolerance. LOWER_UNSOLVED: y is not a minimiser to the tolerance, or g_yy has
     negative curvature there. SINGULAR: f_y is not in the range of g_yy, so no hypergradient exists; `value` is then the
@@ -39,33 +44,16 @@ class Hypergradient:
     message: str
 
 
-def solve_lower(oracle: BilevelOracle, x: Vec, y: Vec, tol: float, *, max_steps: int = 10_000) -> Minimum:
-    """argmin over Y of g(x, .), from y: L-BFGS on the whole space, SPG on a set."""
-
-    def lower(w: Vec) -> tuple[float, Vec]:
-        value, (gy,) = oracle.g.gradient((x, w), wrt=(1,))
-        return float(value), gy
-
-    return minimise(LBFGS(), lower, y, tol=tol, X=oracle.Y, max_steps=max_steps)
-
-
-def adjoint(lower: LevelAt, f_y: Vec, tol: float) -> LinearSolution:
-    """v with g_yy v = f_y to |f_y - g_yy v| <= tol: CG, then MINRES where CG meets a singular or indefinite matrix."""
-    cg, system = CG(), System(lower.yy, f_y.size)
-    found = cg.solve(cg.init(system), f_y, tol=tol)
-    if found.reason in (Reason.SOLVED, Reason.NONFINITE, Reason.NEGATIVE_CURVATURE):
-        return found
-    minres = Minres()
-    other = minres.solve(minres.init(system), f_y, tol=tol)
-    return other if other.reason is Reason.LEAST_SQUARES or other.residual < found.residual else found
-
-
-def hypergradient(problem: BilevelProblem, x: Tree, y: Tree | None = None, *, tol: float = 1e-10) -> Hypergradient:
+def hypergradient(
+    problem: BilevelProblem, x: Tree, y: Tree | None = None, *, tol: float = 1e-10, inverse: LinearSolver | None = None
+) -> Hypergradient:
     """grad Phi(x) = f_x - g_xy v, g_yy v = f_y, at y, with its residuals and a status.
 
     x, y structured like the problem's variables; y=None solves the lower level first, from the problem's y. tol: absolute for
-    |g_y|, relative to |f_y| for the linear system; values under 100 eps of the dtype are raised to it. For deterministic
-    problems without constraints on y. Raises Unsuitable for the others, ProblemError for a start that does not fit.
+    |y - P_Y(y - g_y)|, relative to |f_y| for the linear system; values under 100 eps of the dtype are raised to it. inverse:
+    how v is found; None: CG(), and Minres() where that meets a singular matrix. For deterministic problems whose lower level
+    has no constraints but a set Y; where y leaves a face of Y as x moves, Phi has a kink, and the value is its derivative on one
+    side. Raises Unsuitable for the others, ProblemError for a start that does not fit.
 
     >>> import torch, bilevel
     >>> one = torch.ones(2, dtype=torch.float64)
@@ -78,7 +66,7 @@ def hypergradient(problem: BilevelProblem, x: Tree, y: Tree | None = None, *, to
     """
     if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not tol >= 0:
         raise OptionError(f"tol: must be a number >= 0, got {tol!r}")
-    problem.require_smooth_lower("hypergradient")
+    problem.require("hypergradient", SUPPORTS)
     oracle = problem.oracle()
     start = problem.begin(oracle, Point(x, problem.y if y is None else y))
     xs, ys = start.x, start.y
@@ -88,11 +76,12 @@ def hypergradient(problem: BilevelProblem, x: Tree, y: Tree | None = None, *, to
     if y is None:
         known = problem.closed_form(start.x)
         ys = known if known is not None else solve_lower(oracle, xs, ys, tol).x
-    upper_x, upper_y = oracle.f.grad(xs, ys)
+    f_x, f_y = oracle.f.grad(xs, ys)
     lower = oracle.g.at(xs, ys)
-    lower_residual, scale = float(lower.y.norm()), float(upper_y.norm())
-    found = adjoint(lower, upper_y, tol * scale)
-    value = upper_x - lower.xy(found.x)
+    face = tangent(oracle.Y, ys - lower.y)
+    lower_residual, scale = residual(oracle.Y, ys, lower.y), float(face.project(f_y).norm())
+    found = adjoint(lower, f_y, tol * scale, solver=inverse, face=face)
+    value = f_x - lower.xy(found.x)
     linear_residual = found.residual / scale if scale > 0 else 0.0
     curvature = float(lower.yy(ys).norm())  # |g_yy y|: the scale at which g_y can be told from zero
     status = Status.CONVERGED

@@ -49,6 +49,10 @@ class LevelAt:
     def yy(self, v: Vec) -> Vec:
         return self._linear.product(v, 1, 1)
 
+    def yy_batch(self, vs: Vec) -> Vec:
+        """The same for a stack of vectors: every leaf with one leading dimension more, in and out."""
+        return self._linear.products(vs, 1, 1)
+
     def xy(self, v: Vec) -> Vec:
         return self._linear.product(v, 0, 1)
 

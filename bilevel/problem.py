@@ -216,9 +216,9 @@ class BilevelProblem(Problem):
         y = self._variables()["y"]
         return begun("y", self.lower_solution(x.tree()), y)
 
-    def require_smooth_lower(self, who: str) -> None:
-        """Raise Unsuitable unless the lower level is deterministic and unconstrained."""
-        bad = self.features & ~(Feature.LOWER | Feature.X_SET | Feature.UPPER_EQUALITY | Feature.UPPER_INEQUALITY)
+    def require(self, who: str, supported: Feature) -> None:
+        """Raise Unsuitable where the problem has features beyond the `supported` ones."""
+        bad = self.features & ~supported
         if bad:
             raise Unsuitable(f"{who}: does not handle {bad.words()}")
 

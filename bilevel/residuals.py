@@ -1,7 +1,8 @@
 """How good a point is, from the problem alone. Nothing here knows which solver made it.
 
     lower        |y - P_Y(y - g_y)|
-    upper        |x - P_X(x - grad Phi)|, grad Phi = f_x - g_xy v with v the least-norm solution of g_yy v = f_y
+    upper        |x - P_X(x - grad Phi)|, grad Phi = f_x - g_xy v with v the least-norm solution of g_yy v = f_y; on a set Y
+                 in the tangent of Y at y
     optimism     |f_y - g_yy v|, only where g_yy is singular and the system inconsistent: among several lower solutions, how
                  far y is, to first order, from the one that f prefers
     linear       |f_y - g_yy v|, only where the system could not be solved for another reason (negative curvature, so that y
@@ -9,8 +10,8 @@
     constraints  the largest violation of the constraints and of X and Y
     lower_gap    g(x, y) minus the lowest value found from several starts (certify only)
 
-Absolute 2-norms, unscaled. Where second derivatives are missing, y has more than 1e5 entries or lives in a set, grad Phi is
-estimated by the penalty method and the key is `upper_estimate`. Problems with mini-batches are
+Absolute 2-norms, unscaled. Where second derivatives are missing, y has more than 1e5 entries or lives in a set without a known
+tangent, grad Phi is estimated by the penalty method and the key is `upper_estimate`. Problems with mini-batches are
 judged on their whole data set; on the first batch of a stream, which has none, and the keys end in `_estimate`.
 """
 
@@ -24,9 +25,13 @@ import torch
 
 from constrained.core.vec import Vec
 from constrained.descent import LBFGS, minimise, residual
+from constrained.diagonal import Diagonal
 from constrained.linear import Reason
+from constrained.newton_cg import NewtonCG
+from constrained.tangent import has_tangent, tangent
 
-from .hypergradient import adjoint, solve_lower
+from .adjoint import adjoint
+from .lower import Lower, solve_lower
 from .oracle import BilevelOracle
 
 UNKNOWNS = 100_000
@@ -36,11 +41,12 @@ RESTARTS = (1.0, 2.0, 4.0)  # distances of the random starts, each taken to both
 def residuals(oracle: BilevelOracle, x: Vec, y: Vec) -> dict[str, float]:
     """lower, upper (or upper_estimate), optimism or linear, constraints at (x, y)."""
     found = {}
-    if y.size <= UNKNOWNS and oracle.Y.whole and oracle.g.second_order:
+    if y.size <= UNKNOWNS and has_tangent(oracle.Y) and oracle.g.second_order:
         f_x, f_y = oracle.f.grad(x, y)
         lower = oracle.g.at(x, y)
         found["lower"] = residual(oracle.Y, y, lower.y)
-        v = adjoint(lower, f_y, 1e4 * torch.finfo(y.dtype).eps * float(f_y.norm()))
+        face = tangent(oracle.Y, y - lower.y)
+        v = adjoint(lower, f_y, 1e4 * torch.finfo(y.dtype).eps * float(f_y.norm()), face=face)
         found["upper"] = residual(oracle.X, x, f_x - lower.xy(v.x)) if math.isfinite(v.residual) else math.nan
         if v.reason is Reason.LEAST_SQUARES:
             found["optimism"] = v.residual
@@ -104,5 +110,10 @@ def lower_gap(oracle: BilevelOracle, x: Vec, y: Vec, starts: list[Vec]) -> float
         step = y.map(lambda t: torch.as_tensor(rng.normal(size=t.shape), dtype=t.dtype, device=t.device))
         around += [y.add(step, far * spread), y.add(step, -far * spread)]
     tol = 1e6 * torch.finfo(y.dtype).eps
-    best = min(solve_lower(oracle, x, oracle.Y.project(w), tol, max_steps=1000).value for w in [y, *starts, *around])
+    everywhere = [oracle.Y.project(w) for w in [y, *starts, *around]]
+    if oracle.g.second_order and y.size <= UNKNOWNS:
+        level = Lower(oracle, x, Diagonal.blank(y))
+        best = min(level.minimised(NewtonCG(), w, tol, max_steps=1000).value for w in everywhere)
+    else:
+        best = min(solve_lower(oracle, x, w, tol, max_steps=1000).value for w in everywhere)
     return max(0.0, here - best)

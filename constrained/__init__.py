@@ -15,11 +15,13 @@ from .descent import LBFGS, SPG, ProjectedLBFGS
 from .direct import Direct
 from .linear import CG, Minres, System
 from .minimize import minimize
+from .newton_cg import NewtonCG
 from .problem import ConstrainedProblem
 from .projected import ProjectedCG
 from .sets import Affine, Ball, Box, ConvexSet, Everywhere, Halfspace, Product, Simplex
 from .sketch import Gaussian, Kaczmarz, Sketch
 from .solvers.augmented_lagrangian import AugmentedLagrangian
+from .solvers.augmented_lagrangian_sgd import AugmentedLagrangianSGD
 from .solvers.reference import SLSQP, TrustConstr
 from .solvers.sketched_newton import SketchedNewton
 
@@ -32,6 +34,7 @@ __all__ = [
     "SPG",
     "Affine",
     "AugmentedLagrangian",
+    "AugmentedLagrangianSGD",
     "AutoLinear",
     "Ball",
     "Box",
@@ -45,6 +48,7 @@ __all__ = [
     "Kaczmarz",
     "Minres",
     "Multipliers",
+    "NewtonCG",
     "Paper",
     "Point",
     "Product",

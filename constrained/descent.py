@@ -2,6 +2,8 @@
 
     objective : Vec -> (value: float, gradient: Vec)
 
+`NewtonCG` (newton_cg.py) is a fourth method, for objectives with Hessian-vector products.
+
 A method is options plus pure `init` and `step`; `minimise` runs them to a tolerance on the residual |x - P(x - grad)|
 (2-norm) and returns a `Minimum` with that residual and a `Reason`. Memory (curvature pairs, step length) may be carried from
 one minimisation to the next, which is what makes sequences of nearly equal problems cheap.
@@ -45,7 +47,9 @@ class Reason(enum.Enum):
 
 @state
 class Descent:
-    """x, its value, gradient and residual; `k` steps; the method's memory; `recent` values (SPG); the reason's name."""
+    """x, its value, gradient and residual; `k` steps; the method's memory; `recent` values (SPG); the reason's name; the entries
+    that were `free` in the last step (ProjectedLBFGS).
+    """
 
     k: int
     x: Vec
@@ -55,6 +59,7 @@ class Descent:
     memory: Pairs | float | None
     recent: tuple[float, ...]
     reason: str
+    free: Vec | None = None
 
     @property
     def why(self) -> Reason:
@@ -79,8 +84,27 @@ def residual(X: ConvexSet, x: Vec, gradient: Vec) -> float:
     return float(gradient.norm()) if X.whole else float((x - X.project(x - gradient)).norm())
 
 
+class Method(Options):
+    """A descent method: options with pure `init` and `step`.
+
+    `suited(X)` is the method itself, or another that X allows; `aimed(tol)` the method for a minimisation that ends at tol.
+    """
+
+    def init(self, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
+        raise NotImplementedError
+
+    def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
+        raise NotImplementedError
+
+    def suited(self, X: ConvexSet) -> Method:
+        raise NotImplementedError
+
+    def aimed(self, tol: float) -> Method:
+        return self
+
+
 @dataclass(frozen=True, kw_only=True)
-class LBFGS(Options):
+class LBFGS(Method):
     """Limited-memory BFGS with a weak-Wolfe search by bracketing and quadratic interpolation. The whole space only.
 
     d = -H g;  x <- x + t d with f(x + t d) <= f + 1e-4 t g'd and slope >= 0.9 g'd. Where values are equal to rounding the
@@ -91,6 +115,9 @@ class LBFGS(Options):
 
     memory: Steps = 20
     first: Positive = 1.0
+
+    def suited(self, X: ConvexSet) -> Method:
+        return self if X.whole else ProjectedLBFGS(memory=self.memory, first=self.first).suited(X)
 
     def init(self, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
         return _with_pairs(self, objective, X, x, memory)
@@ -119,7 +146,7 @@ class LBFGS(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SPG(Options):
+class SPG(Method):
     """Nonmonotone spectral projected gradient (Birgin, Martinez and Raydan 2000, Algorithm SPG2) on any projectable set.
 
     d = P(x - lam g) - x;  x <- x + t d with f(x + t d) <= max of the last `window` values + 1e-4 t g'd;  lam = s's / s'y.
@@ -134,6 +161,9 @@ class SPG(Options):
 
     window: Steps = 10
     first: Positive = 1.0
+
+    def suited(self, X: ConvexSet) -> Method:
+        return self
 
     def init(self, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
         x = X.project(x)
@@ -161,13 +191,16 @@ class SPG(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProjectedLBFGS(Options):
+class ProjectedLBFGS(Method):
     """L-BFGS with two-metric projection (Bertsekas 1982) on a set that projects each entry alone: Box, Everywhere.
 
     Entries at a bound that the gradient pushes outwards move by the projected gradient, the free ones by -H g, H made from the
-    curvature pairs restricted to them;  x <- P(x + t d), Armijo along the projected path.
+    curvature pairs restricted to them;  x <- P(x + t d), Armijo along the projected path. Where the free entries are not those
+    of the last step, a spectral projected gradient step d = P(x - lam g) - x first: it finds the right face sooner.
 
     memory: curvature pairs kept. first: length of the first step where there is no memory yet.
+
+    Source: Bertsekas 1982; the two phases after Hager and Zhang 2006.
 
     >>> from constrained import Box
     >>> far = lambda x: (float((x.leaves[0] - 3).square().sum()), x.like([2 * (x.leaves[0] - 3)]))
@@ -178,35 +211,41 @@ class ProjectedLBFGS(Options):
     memory: Steps = 20
     first: Positive = 1.0
 
+    def suited(self, X: ConvexSet) -> Method:
+        return self if X.entrywise else SPG(first=self.first)
+
     def init(self, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
         return _with_pairs(self, objective, X, X.project(x), memory)
 
     def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
         x, g, pairs = s.x, s.gradient, s.memory
         assert isinstance(pairs, Pairs)
-        plain = X.project(x.add(g, -pairs.scale)) - x
-        # Bertsekas' active set: within `near` of a bound, and pushed outwards.
-        near = min(1e-3 * (1.0 + float(x.max_norm())), s.residual)
-        inward = X.project(x - g.map(torch.sign) * near) - x
-        free = inward.map(lambda t: (t.abs() >= 0.999 * near).to(t.dtype))
+        plain = X.project(x.add(g, -pairs.spectral)) - x
+        free = unbound(X, s)
+        settled = s.free is None or float((free - s.free).norm()) == 0
         wanted = pairs.restricted(free).solve(g.like(t * f for t, f in zip(g.leaves, free.leaves)))
         d = x.like(torch.where(f > 0, -w, p) for f, w, p in zip(free.leaves, wanted.leaves, plain.leaves))
         found = Reason.LINE_SEARCH
-        for direction in (d, plain):
+        for direction in (d, plain) if settled else (plain, d):
             slope = float(direction @ g)
             if slope < 0:
                 found = search(objective, s, direction, slope, s.value, curvature=False, X=X)
             if not isinstance(found, Reason) or found is Reason.NONFINITE:
                 break
-            pairs = Pairs.empty(self.memory, x, pairs.scale)  # once more along the gradient, without memory
+            if direction is d:
+                pairs = Pairs.empty(self.memory, x, pairs.scale)  # once more along the gradient, without memory
         if isinstance(found, Reason):
             return replace(s, memory=pairs, reason=found.name)
         new, value, g = found
         norm = residual(X, new, g)
-        return Descent(s.k + 1, new, value, g, norm, pairs.add(new - x, g - s.gradient), (), _sane(value, norm).name)
+        return Descent(s.k + 1, new, value, g, norm, pairs.add(new - x, g - s.gradient), (), _sane(value, norm).name, free)
 
 
-Method = LBFGS | ProjectedLBFGS | SPG
+def unbound(X: ConvexSet, s: Descent) -> Vec:
+    """One where an entry may move, zero where it binds: within `near` of a bound of X and pushed outwards (Bertsekas 1982)."""
+    near = min(1e-3 * (1.0 + float(s.x.max_norm())), s.residual)
+    inward = X.project(s.x - s.gradient.map(torch.sign) * near) - s.x
+    return inward.map(lambda t: (t.abs() >= 0.999 * near).to(t.dtype))
 
 
 def _with_pairs(
@@ -221,10 +260,8 @@ def _with_pairs(
 
 
 def suited(method: Method, X: ConvexSet) -> Method:
-    """The method where it applies on X; else ProjectedLBFGS where each entry projects alone, else SPG."""
-    if X.whole or isinstance(method, SPG) or (isinstance(method, ProjectedLBFGS) and X.entrywise):
-        return method
-    return ProjectedLBFGS(memory=method.memory, first=method.first) if X.entrywise else SPG(first=method.first)
+    """The method where it applies on X; else, for LBFGS, ProjectedLBFGS where each entry projects alone; else SPG."""
+    return method.suited(X)
 
 
 def search(
@@ -245,7 +282,7 @@ def search(
         if X is not None:
             x = X.project(x)
             across = x - s.x
-            fall, length = float(across @ s.gradient), max(float(across.norm()), 1e-300) / t
+            fall, length = min(float(across @ s.gradient), 0.0), max(float(across.norm()), 1e-300) / t
         value, g = objective(x)
         tilt = float(g @ across)
         bend = abs(tilt - fall) / (t * length) ** 2  # curvature along d: rounding x alone moves a value by eps bend |x|^2
@@ -302,7 +339,7 @@ def minimise(
     'CONVERGED'
     """
     X = X or Everywhere()
-    method = suited(method, X)
+    method = suited(method, X).aimed(tol)
     s, eps = method.init(objective, X, x, memory), torch.finfo(x.dtype).eps
     low, best, waited = s.value, s.residual, 0
     while s.why is Reason.RUNNING and s.residual > tol and s.k < max_steps:

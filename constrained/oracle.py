@@ -8,6 +8,7 @@ from typing import Any
 from .core.autodiff import Constraint, Draw, Objective
 from .core.calls import Calls
 from .core.data import Sampler
+from .core.replay import Replay
 from .core.solver import Oracle
 from .core.tape import Tape
 from .core.vec import Vec
@@ -15,7 +16,10 @@ from .sets import ConvexSet
 
 
 class ConstrainedOracle(Oracle):
-    """f = objective, c = equality and h = inequality (None where there is none), the set X, with one tally for all."""
+    """f = objective, c = equality and h = inequality (None where there is none), the set X, with one tally for all.
+
+    replay: f and c recorded before (`recorded`), in place of tapes.
+    """
 
     def __init__(
         self,
@@ -27,14 +31,20 @@ class ConstrainedOracle(Oracle):
         X: ConvexSet,
         seed: int,
         random: bool,
+        replay: Replay | None = None,
     ):
         self.calls = Calls()
         self.variables = {"x": x}
         self.X = X
+        self.replay = replay
         self.f = Objective("objective", objective, self.calls, sampler=sampler, seed=seed, random=random)
         self.c = None if equality is None else Constraint("equality", equality, self.calls)
         self.h = None if inequality is None else Constraint("inequality", inequality, self.calls)
 
     def tape(self, x: Vec, draw: Draw | None = None) -> Tape:
         """f and c at x, ready to differentiate."""
-        return Tape(self.f, self.c, x, draw)
+        return Tape(self.f, self.c, x, draw) if self.replay is None else self.replay.tape(self.f, self.c, x, draw)
+
+    def recorded(self) -> Replay:
+        """f and c as programs, or why not: for an oracle of the same problem that is asked often."""
+        return Replay.of(self.f, self.c, self.variables["x"])

@@ -31,10 +31,14 @@ class Pairs:
         return cls(ring, ring.clone(), gram, gram.clone(), 0, 0, scale)
 
     def add(self, s: Vec, y: Vec) -> Pairs:
-        """With one more pair; one that bends the wrong way to rounding is left out. Writes into the ring."""
+        """With one more pair; one that bends the wrong way to rounding is left out. Writes into the ring.
+
+        Where the curvature along s is negative, every step was too short: the scale grows tenfold.
+        """
         sy, ss, yy = float(s @ y), float(s @ s), float(y @ y)
         if not sy > 1e-10 * math.sqrt(ss * yy):
-            return self
+            bent = sy < -1e-10 * math.sqrt(ss * yy)
+            return replace(self, scale=min(10 * self.scale, 1e10)) if bent else self
         memory = len(self.S)
         i = (self.head + self.count) % memory
         self.S[i], self.Y[i] = s.ravel(), y.ravel()
@@ -47,6 +51,15 @@ class Pairs:
             self, count=min(self.count + 1, memory), head=(self.head + 1) % memory if full else self.head, scale=sy / yy
         )
 
+    @property
+    def spectral(self) -> float:
+        """s's / s'y of the last pair, the longer of the two spectral steps; grown as `scale` is."""
+        if not self.count:
+            return self.scale
+        i = (self.head + self.count - 1) % len(self.S)
+        ss = float(self.S[i].double() @ self.S[i].double())
+        return min(self.scale * float(self.YY[i, i]) * ss / float(self.SY[i, i]) ** 2, 1e10)
+
     def restricted(self, free: Vec) -> Pairs:
         """The same memory on the entries where `free` is one: pairs that bend the wrong way there are left out."""
         memory, mask = len(self.S), free.ravel()
@@ -56,7 +69,8 @@ class Pairs:
         keep = sy > 1e-10 * (ss * yy).sqrt()
         S, Y, scale = S[keep], Y[keep], (sy / yy)[keep]
         SY, YY = ((a @ Y.T).double().cpu() for a in (S, Y))
-        return Pairs(S, Y, SY, YY, len(S), 0, float(scale[-1]) if len(S) else self.scale)
+        grown = self.scale * float(self.YY[order[-1], order[-1]] / self.SY[order[-1], order[-1]]) if order else 1.0
+        return Pairs(S, Y, SY, YY, len(S), 0, grown * float(scale[-1]) if len(S) else self.scale)
 
     def solve(self, g: Vec) -> Vec:
         """H g, the inverse-Hessian estimate times g: the two-loop recursion done on inner products."""

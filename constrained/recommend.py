@@ -7,13 +7,14 @@ from .core.run import default_solver
 from .core.solver import Solver
 from .problem import ConstrainedProblem
 from .solvers.augmented_lagrangian import AugmentedLagrangian
+from .solvers.augmented_lagrangian_sgd import AugmentedLagrangianSGD
 from .solvers.sketched_newton import SketchedNewton
 
 
 @default_solver.register
 def _(problem: ConstrainedProblem) -> Solver:
-    for solver in (SketchedNewton, AugmentedLagrangian):
+    for solver in (SketchedNewton, AugmentedLagrangian, AugmentedLagrangianSGD):
         if not solver.lacks(problem.features):
             return solver()
-    handled = SketchedNewton.supports | AugmentedLagrangian.supports
+    handled = SketchedNewton.supports | AugmentedLagrangianSGD.supports
     raise Unsuitable(f"solve: no solver of this version handles {(problem.features & ~handled).words()}")

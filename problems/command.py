@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bilevel.solvers.f2sa import F2SA
+from bilevel.solvers.implicit import Implicit
 from bilevel.solvers.kwon import KwonDoubleLoop, KwonSingleLoop
 from bilevel.solvers.penalty import Penalty
 from bilevel.solvers.penalty_sgd import PenaltySGD
@@ -24,10 +25,12 @@ from constrained.core.run import default_solver
 from constrained.core.solver import Feature, Solver
 from constrained.descent import LBFGS, SPG, ProjectedLBFGS
 from constrained.direct import Direct
-from constrained.linear import Minres
+from constrained.linear import CG, Minres
+from constrained.newton_cg import NewtonCG
 from constrained.projected import ProjectedCG
 from constrained.sketch import Gaussian, Kaczmarz, Sketch
 from constrained.solvers.augmented_lagrangian import AugmentedLagrangian
+from constrained.solvers.augmented_lagrangian_sgd import AugmentedLagrangianSGD
 from constrained.solvers.reference import SLSQP, TrustConstr
 from constrained.solvers.sketched_newton import SketchedNewton
 
@@ -35,7 +38,9 @@ from .instance import Instance, Recommended
 
 SOLVERS: dict[str, type[Solver]] = {
     "augmented-lagrangian": AugmentedLagrangian,
+    "augmented-lagrangian-sgd": AugmentedLagrangianSGD,
     "f2sa": F2SA,
+    "implicit": Implicit,
     "kwon-double-loop": KwonDoubleLoop,
     "kwon-single-loop": KwonSingleLoop,
     "penalty": Penalty,
@@ -47,12 +52,14 @@ SOLVERS: dict[str, type[Solver]] = {
 OBJECTS: dict[str, Callable[..., Any]] = {
     "adamw": AdamW,
     "auto-linear": AutoLinear,
+    "cg": CG,
     "direct": Direct,
     "estimated": Estimated,
     "gaussian": Gaussian,
     "kaczmarz": Kaczmarz,
     "lbfgs": LBFGS,
     "minres": Minres,
+    "newton-cg": NewtonCG,
     "paper": Paper,
     "power": Power,
     "projected-cg": ProjectedCG,

@@ -18,6 +18,7 @@ from bilevel import (
     BilevelProblem,
     Box,
     Everywhere,
+    Implicit,
     KwonDoubleLoop,
     KwonSingleLoop,
     MiniBatches,
@@ -28,7 +29,16 @@ from bilevel import (
     ScalarAdam,
     Status,
 )
-from constrained import SLSQP, AugmentedLagrangian, ConstrainedProblem, Sketch, SketchedNewton, TrustConstr
+from constrained import (
+    SLSQP,
+    AugmentedLagrangian,
+    AugmentedLagrangianSGD,
+    ConstrainedProblem,
+    NewtonCG,
+    Sketch,
+    SketchedNewton,
+    TrustConstr,
+)
 from constrained.core.solver import Solver
 from constrained.sets import ConvexSet
 from problems.cutest import cutest
@@ -127,20 +137,25 @@ def logistic(*, batches: bool = False) -> Instance:
     return Instance(name="logistic", problem=problem, source="residuals only")
 
 
-def projected(inequality: bool = False, X: ConvexSet | None = None) -> Instance:
-    """min |x - a|^2 with a = (2, 0, 1), x a dict, on x0 + x1 = 1 (or <= 1): x = (1.5, -0.5, 1); in [0, 1.4]^3 x = (1, 0, 1)."""
-    a = torch.tensor([2.0, 0.0, 1.0], dtype=torch.float64)
+def projected(inequality: bool = False, X: ConvexSet | None = None, noise: bool = False) -> Instance:
+    """min |x - a|^2 with a = (2, 0, 1), x a dict, on x0 + x1 = 1 (or <= 1): x = (1.5, -0.5, 1); in [0, 1.4]^3 x = (1, 0, 1).
 
-    def objective(x: dict) -> Tensor:
-        return ((torch.cat([x["u"], x["v"]]) - a) ** 2).sum()
+    noise: mini-batches of rows of mean zero, which shift a.
+    """
+    a = torch.tensor([2.0, 0.0, 1.0], dtype=torch.float64)
+    rows = 0.1 * torch.randn(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def objective(x: dict, batch: Tensor | None = None) -> Tensor:
+        return ((torch.cat([x["u"], x["v"]]) - a - (0 if batch is None else batch.mean(0))) ** 2).sum()
 
     def plane(x: dict) -> Tensor:
         return x["u"].sum() - 1
 
     known = torch.tensor([1.5, -0.5, 1.0] if X is None else [1.0, 0.0, 1.0], dtype=torch.float64)
     x = {"u": torch.zeros(2, dtype=torch.float64), "v": torch.zeros(1, dtype=torch.float64)}
-    rows = {"inequality" if inequality else "equality": plane}
-    problem = ConstrainedProblem(objective=objective, x=x, X=X or Everywhere(), **rows)
+    more: dict = {"inequality" if inequality else "equality": plane}
+    more |= {"data": MiniBatches(rows - rows.mean(0), 16)} if noise else {}
+    problem = ConstrainedProblem(objective=objective, x=x, X=X or Everywhere(), **more)
     return Instance(name="projected", problem=problem, source="by hand", solution=(Point({"u": known[:2], "v": known[2:]}),))
 
 
@@ -157,6 +172,8 @@ SINGLE, DOUBLE = KwonSingleLoop(), KwonDoubleLoop()
 ANCESTOR = F2SA(alpha=Power(scale=0.1, exponent=0.25), gamma=0.5)  # the paper's exponents are slow
 BUDGET = Status.MAX_STEPS
 loop = partial(Case, max_steps=300, ends=BUDGET, few=15, gradients=3)  # single loops: cheap steps, three gradients each
+NEWTON = AugmentedLagrangian(tol=1e-6, inner=NewtonCG())
+batches = partial(Case, solver=AugmentedLagrangianSGD(round=20), max_steps=1000, tolerance=1e-2, ends=BUDGET, few=15)
 CASES = [
     Case(name="penalty-quadratic", solver=Penalty(), instance=quadratic, tolerance=1e-6),
     Case(name="penalty-flat", solver=Penalty(), instance=lambda: quadratic(rank=12, flat=True), tolerance=1e-6),
@@ -167,6 +184,10 @@ CASES = [
     Case(name="penalty-dict-module", solver=Penalty(), instance=logistic, tolerance=1e-6),
     Case(name="penalty-float32", solver=Penalty(), instance=single, tolerance=5e-3),
     Case(name="penalty-plain", solver=Penalty(richardson=False), instance=small, tolerance=1e-5),
+    Case(name="implicit-quadratic", solver=Implicit(), instance=quadratic, tolerance=1e-6),
+    Case(name="implicit-flat", solver=Implicit(), instance=lambda: quadratic(rank=12, flat=True), tolerance=1e-6),
+    Case(name="implicit-clipped", solver=Implicit(), instance=clipped, tolerance=1e-6),
+    Case(name="implicit-dict-module", solver=Implicit(), instance=logistic, tolerance=1e-6),
     Case(name="penalty-fixed-adam", solver=ADAM, instance=small, tolerance=1e-2, ends=BUDGET),
     loop(name="sgd-noisy", solver=NOISY, instance=lambda: small(0.01), tolerance=0.1, max_steps=600),
     loop(name="sgd-exact", solver=NOISY, instance=small, tolerance=0.1, max_steps=600),
@@ -197,6 +218,9 @@ CASES = [
     Case(name="multipliers-hs6", solver=AugmentedLagrangian(tol=1e-6), instance=lambda: cutest(name="HS6"), tolerance=1e-6),
     Case(name="multipliers-dict", solver=AugmentedLagrangian(tol=1e-6), instance=lambda: projected(True), tolerance=1e-6),
     Case(name="multipliers-box", solver=AugmentedLagrangian(tol=1e-6), instance=lambda: projected(True, BOX), tolerance=1e-6),
+    Case(name="multipliers-newton", solver=NEWTON, instance=lambda: projected(True, BOX), tolerance=1e-6),
+    batches(name="multipliers-sgd", instance=lambda: projected(noise=True)),
+    batches(name="multipliers-sgd-box", instance=lambda: projected(True, BOX, noise=True)),
     Case(name="slsqp-box", solver=SLSQP(tol=1e-6), instance=lambda: projected(True, BOX), tolerance=1e-6),
     Case(name="trust-constr", solver=TrustConstr(tol=1e-6), instance=projected, tolerance=1e-6),
 ]

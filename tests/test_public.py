@@ -25,14 +25,14 @@ DOCUMENTS += [path for path in sorted((ROOT / "docs").rglob("*.md")) if "_build"
 PUBLIC = {
     bilevel: """
         AdamW Affine Ball BilevelProblem Box Checkpoint Event Everywhere F2SA Feature FullBatch Function Halfspace History
-        Hypergradient KwonDoubleLoop KwonSingleLoop LBFGS MiniBatches Multipliers NoData Penalty PenaltySGD Point Power
-        Product Progress ProjectedLBFGS Result SGD SPG ScalarAdam Simplex Status StopWhen Stream TorchOptimizer
+        Hypergradient Implicit KwonDoubleLoop KwonSingleLoop LBFGS MiniBatches Multipliers NewtonCG NoData Penalty PenaltySGD
+        Point Power Product Progress ProjectedLBFGS Result SGD SPG ScalarAdam Simplex Status StopWhen Stream TorchOptimizer
         __version__ hypergradient iterate solve
     """,
     constrained: """
-        Affine AugmentedLagrangian AutoLinear Ball Box CG ConstrainedProblem ConvexSet Direct Estimated Everywhere
-        Gaussian Halfspace Kaczmarz LBFGS Minres Multipliers Paper Point Product ProjectedCG ProjectedLBFGS SLSQP
-        SPG Simplex Sketch SketchedNewton Status System TrustConstr Vec iterate minimize solve
+        Affine AugmentedLagrangian AugmentedLagrangianSGD AutoLinear Ball Box CG ConstrainedProblem ConvexSet Direct
+        Estimated Everywhere Gaussian Halfspace Kaczmarz LBFGS Minres Multipliers NewtonCG Paper Point Product ProjectedCG
+        ProjectedLBFGS SLSQP SPG Simplex Sketch SketchedNewton Status System TrustConstr Vec iterate minimize solve
     """,
 }
 NAMES = [

@@ -40,7 +40,7 @@ from constrained.core.solver import Feature, Point, Solver, Status
 from constrained.core.vec import Vec, copy, state
 from constrained.descent import LBFGS, Descent, Method, Reason, residual, suited
 
-from ..hypergradient import solve_lower
+from ..lower import solve_lower
 from ..oracle import BilevelOracle
 from ..surrogate import Inner, Surrogate, penalty, solve
 

@@ -100,10 +100,19 @@ class Vec:
         """(1 - weight) self + weight other."""
         return self.like(torch._foreach_lerp(self.leaves, other.leaves, weight))
 
+    def times(self, other: Vec) -> Vec:
+        """Entry by entry."""
+        return self.like(torch._foreach_mul(self.leaves, other.leaves))
+
     # In place, for the solver that owns the memory: a step on a large variable then allocates nothing but its gradients.
     def add_(self, other: Vec, scale: float = 1.0) -> Vec:
         """self <- self + scale other."""
         torch._foreach_add_(self.leaves, other.leaves, alpha=scale)
+        return self
+
+    def addcmul_(self, a: Vec, b: Vec, scale: float = 1.0) -> Vec:
+        """self <- self + scale a * b, entry by entry."""
+        torch._foreach_addcmul_(self.leaves, a.leaves, b.leaves, scale)
         return self
 
     def lerp_(self, other: Vec, weight: float) -> Vec:

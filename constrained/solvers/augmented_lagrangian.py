@@ -1,7 +1,7 @@
 """AugmentedLagrangian: the method of multipliers (Hestenes 1969, Powell 1969; Rockafellar 1973 for inequalities).
 
 Problem
-    min f(x) subject to c(x) = 0, h(x) <= 0, x in X; first derivatives only.
+    min f(x) subject to c(x) = 0, h(x) <= 0, x in X; first derivatives only, unless `inner` takes products with second ones.
 
 Reformulation
     A(x; lam, mu, rho) = f + lam'c + rho/2 |c|^2 + 1/(2 rho) sum_i (max(0, mu_i + rho h_i)^2 - mu_i^2)
@@ -31,6 +31,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..augmented import Augmented, inequality
 from ..core.options import Fraction, Positive, Steps
 from ..core.solver import Feature, Multipliers, Point, Solver, Status
 from ..core.vec import Vec, state
@@ -63,14 +64,15 @@ class AugmentedLagrangianState:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
-    """Method of multipliers for equalities, inequalities and sets, on first derivatives.
+    """Method of multipliers for equalities, inequalities and sets, on first derivatives; with `inner=NewtonCG()` on second.
 
     x minimises f + lam'c + rho/2 |c|^2 + 1/(2 rho) sum (max(0, mu + rho h)^2 - mu^2) over X; then lam <- lam + rho c and
     mu <- max(0, mu + rho h).
 
-    inner: the method for x, LBFGS() (ProjectedLBFGS where X is a Box, SPG on other sets). rho, growth: penalty at the start and
-    its growth; progress: share to which a step must bring the violation, else rho grows. omega: inner accuracy at the start.
-    max_outer: outer steps; max_inner: steps of one inner minimisation. No second derivatives.
+    inner: the method for x, LBFGS() (ProjectedLBFGS where X is a Box, SPG on other sets); NewtonCG() raises Unsuitable where a
+    function lacks second derivatives. rho, growth: penalty at the start and its growth; progress: share to which a step must
+    bring the violation, else rho grows. omega: inner accuracy at the start. max_outer: outer steps; max_inner: steps of one
+    inner minimisation.
 
     >>> from constrained import ConstrainedProblem, solve
     >>> problem = ConstrainedProblem(
@@ -101,7 +103,7 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
     def init(self, oracle: ConstrainedOracle, start: Point) -> AugmentedLagrangianState:
         x, given = start.x, start.multipliers or Multipliers()
         tape = oracle.tape(x)
-        h = self._inequality(oracle, x)
+        h = inequality(oracle, x)
         lam = torch.zeros_like(tape.c) if given.equality is None else torch.as_tensor(given.equality).to(tape.c)
         mu = torch.zeros_like(h) if given.inequality is None else torch.as_tensor(given.inequality).to(h).clamp(min=0)
         inf = math.inf
@@ -109,21 +111,11 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
 
     def step(self, oracle: ConstrainedOracle, state: AugmentedLagrangianState) -> AugmentedLagrangianState:
         s, X = state, oracle.X
-
-        def augmented(x: Vec) -> tuple[float, Vec]:
-            tape, h = oracle.tape(x), self._inequality(oracle, x)
-            lam, mu = s.lam + s.rho * tape.c, (s.mu + s.rho * h).clamp(min=0)
-            rest = 0.5 / s.rho * float((mu.double() ** 2 - s.mu.double() ** 2).sum())
-            value = float(tape.value) + float((s.lam + 0.5 * s.rho * tape.c).double() @ tape.c.double()) + rest
-            grad = tape.gradient_of_lagrangian(lam)
-            if oracle.h is not None:
-                grad = grad + oracle.h.vjp((x,), mu)[0].ravel()
-            return value, x.unravel(grad)
-
+        augmented = Augmented(oracle, s.lam, s.mu, s.rho)
         tol = max(s.omega, 0.5 * self.tolerance)
         found = minimise(suited(self.inner, X), augmented, s.x, tol=tol, X=X, max_steps=self.max_inner, memory=s.memory)  # (1)
         x = found.x
-        tape, h = oracle.tape(x), self._inequality(oracle, x)
+        tape, h = oracle.tape(x), inequality(oracle, x)
         violated = torch.cat([tape.c, torch.maximum(h, -s.mu / s.rho)])
         lam = (s.lam + s.rho * tape.c).clamp(-LARGEST, LARGEST)  # (2)
         mu = (s.mu + s.rho * h).clamp(0, LARGEST)
@@ -163,7 +155,7 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
 
     def _least(self, oracle: ConstrainedOracle, s: AugmentedLagrangianState) -> bool:
         """The violation |(c, max(h, 0))| has no descent direction in X."""
-        tape, h = oracle.tape(s.x), self._inequality(oracle, s.x).clamp(min=0)
+        tape, h = oracle.tape(s.x), inequality(oracle, s.x).clamp(min=0)
         grad = tape.vjp(tape.c)
         if oracle.h is not None:
             grad = grad + oracle.h.vjp((s.x,), h)[0].ravel()
@@ -181,7 +173,3 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
     def monitor(self, state: AugmentedLagrangianState) -> dict[str, float]:
         watched = {"objective": state.value, "stationarity": state.stationarity, "feasibility": state.violation, "rho": state.rho}
         return watched if state.k else {}
-
-    @staticmethod
-    def _inequality(oracle: ConstrainedOracle, x: Vec) -> Tensor:
-        return torch.zeros(0, dtype=x.dtype, device=x.device) if oracle.h is None else oracle.h.value((x,)).to(x.dtype)

@@ -219,7 +219,8 @@ def test_unsuitable_names_one_that_fits():
     refused(Unsuitable, ["solver: Penalty", "mini-batches", "PenaltySGD", "full_batch"], lambda: solve(sampled, Penalty()))
     refused(OptionError, ["max_steps: ", "PenaltySGD", "None"], lambda: solve(sampled))
     refused(Unsuitable, ["hypergradient: ", "mini-batches"], lambda: hypergradient(sampled, vector(0, 0)))
-    refused(Unsuitable, ["hypergradient: ", "a set Y"], lambda: hypergradient(problem(Y=Box(0, 1)), vector(0, 0)))
+    coupled = problem(lower_inequality=lambda x, y: x.sum() + y.sum())
+    refused(Unsuitable, ["hypergradient: ", "lower_inequality"], lambda: hypergradient(coupled, vector(0, 0)))
 
 
 def test_hypergradient_refuses_wrong_arguments():

@@ -7,8 +7,9 @@ from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint
 from torch import Tensor
 
 import constrained
-from bilevel import Ball, Box, Simplex, Status
-from constrained import AugmentedLagrangian, ConstrainedProblem, minimize, solve
+from bilevel import Ball, Box, Function, Simplex, Status
+from constrained import AugmentedLagrangian, ConstrainedProblem, NewtonCG, Vec, minimize, solve
+from constrained.augmented import Augmented
 from constrained.core.errors import ProblemError, Unsuitable
 from constrained.solvers.reference import SLSQP, TrustConstr
 
@@ -205,3 +206,53 @@ def test_minimize_with_linear_rows_is_newton():
 def test_minimize_names_what_does_not_fit(changed, match):
     with pytest.raises(ProblemError, match=match):
         minimize(**{"fun": lambda x: (x**2).sum(), "x0": [1.0, 2.0], **changed})
+
+
+# -- second derivatives -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_optima_by_newton(name):
+    """Products with the Hessian of the augmented Lagrangian reach 1e-8."""
+    make, best = PUBLISHED[name]
+    result = solve(make(), AugmentedLagrangian(inner=NewtonCG()), tol=1e-8)
+    assert result.status is Status.CONVERGED, result.message
+    assert result.fun == pytest.approx(best, rel=1e-7, abs=1e-7)
+    assert result.calls.total().hvps > 0
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.7])
+def test_products_of_the_augmented_lagrangian(lam):
+    """Against central differences of its gradient, on either side of the boundary of an inequality."""
+    problem = ConstrainedProblem(
+        objective=lambda x: torch.sin(x).sum() * x[0],
+        equality=lambda x: torch.stack([x.prod(), x[0] ** 2 - x[1]]),
+        inequality=lambda x: torch.stack([x[0] ** 3 + x[1], x[2] ** 2 - 5, torch.exp(x[1]) - 1]),
+        x=vector(0.4, 0.9, -0.3),
+    )
+    oracle = problem.oracle()
+    generator = torch.Generator().manual_seed(1)
+    for x in (vector(0.4, 0.9, -0.3), vector(-1.0, 0.2, 2.5)):
+        augmented = Augmented(oracle, vector(lam, -0.4), vector(0.3, lam, 0.0), 3.0)
+        at, v = Vec.of(x), Vec.of(torch.randn(3, generator=generator, dtype=F64))
+        above, below = (augmented(at.add(v, t))[1] for t in (1e-6, -1e-6))
+        augmented(at)
+        product = augmented.products(at)
+        assert torch.allclose(product(v).ravel(), ((above - below) * 5e5).ravel(), rtol=1e-7, atol=1e-7)
+        assert torch.equal(product(v).ravel(), augmented.products(Vec.of(x.clone()))(v).ravel())  # without a kept graph
+
+
+@pytest.mark.parametrize("name", ["objective", "equality", "inequality"])
+def test_a_function_without_second_derivatives_is_named(name):
+    """Own first derivatives without hvp: refused by NewtonCG, taken with hvp."""
+
+    def own(hvp: bool) -> ConstrainedProblem:
+        one = {"objective": "gradient"}.get(name, "vjp")
+        first = {"gradient": lambda x: 2 * x, "vjp": lambda x, w: 2 * x * w}[one]
+        second = (lambda x, v: 2 * v) if name == "objective" else (lambda x, w, v: 2 * w * v)
+        square = lambda x: (x**2).sum()  # noqa: E731
+        function = Function(square, **{one: first}, hvp=second if hvp else None)
+        return ConstrainedProblem(**{"objective": lambda x: (x - 2).square().sum(), "x": vector(0.5, 0.4), name: function})
+
+    with pytest.raises(Unsuitable, match=f"^{name}: .*hvp"):
+        solve(own(False), AugmentedLagrangian(inner=NewtonCG()))
+    assert solve(own(False), AugmentedLagrangian(), tol=1e-6).steps > 0
+    assert solve(own(True), AugmentedLagrangian(inner=NewtonCG()), tol=1e-8).steps > 0
