@@ -282,7 +282,9 @@ def search(
         if X is not None:
             x = X.project(x)
             across = x - s.x
-            fall, length = min(float(across @ s.gradient), 0.0), max(float(across.norm()), 1e-300) / t
+            fall, length = min(float(across @ s.gradient), 0.0), float(across.norm()) / t
+            if length == 0:  # every entry is held
+                break
         value, g = objective(x)
         tilt = float(g @ across)
         bend = abs(tilt - fall) / (t * length) ** 2  # curvature along d: rounding x alone moves a value by eps bend |x|^2

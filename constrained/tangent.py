@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from .core.errors import Unsuitable
 from .core.vec import Vec
-from .sets import Affine, Ball, Box, ConvexSet, Everywhere, Halfspace, Product, Simplex
+from .sets import Affine, Ball, ConvexSet, Everywhere, Halfspace, Product, Simplex
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ FREE = Tangent(lambda v: v, whole=True)
 
 @functools.singledispatch
 def tangent(Y: ConvexSet, z: Vec) -> Tangent:
-    """T and C of the set at z, the point that was projected: z = y - grad g(y). Raises Unsuitable for a set that has none here;
-    `tangent.register` adds one.
+    """T and C of the set at z, the point that was projected: z = y - grad g(y). Where each entry projects alone, T keeps those
+    that the projection left alone. Raises Unsuitable for a set that has none here; `tangent.register` adds one.
 
     >>> import torch
     >>> from constrained import Box
@@ -44,6 +44,10 @@ def tangent(Y: ConvexSet, z: Vec) -> Tangent:
     >>> tangent(Box(0, 1), z).project(Vec.of(torch.ones(2, dtype=torch.float64))).tree()
     tensor([0., 1.], dtype=torch.float64)
     """
+    if Y.entrywise:
+        moved = Y.project(z)
+        inside = z.like((a == b).to(a.dtype) for a, b in zip(z.leaves, moved.leaves))
+        return Tangent(lambda v: v.times(inside))
     raise Unsuitable(f"Y: derivatives through the set {Y!r:.60} are not known: register one on tangent, or use Penalty()")
 
 
@@ -51,19 +55,12 @@ def has_tangent(Y: ConvexSet) -> bool:
     """`tangent` knows the set, and all the parts of a Product."""
     if isinstance(Y, Product):
         return all(has_tangent(part) for part in Y.sets.values())
-    return tangent.dispatch(type(Y)) is not tangent.dispatch(ConvexSet)
+    return Y.entrywise or tangent.dispatch(type(Y)) is not tangent.dispatch(ConvexSet)
 
 
 @tangent.register
 def _(Y: Everywhere, z: Vec) -> Tangent:
     return FREE
-
-
-@tangent.register
-def _(Y: Box, z: Vec) -> Tangent:
-    moved = Y.project(z)
-    inside = z.like((a == b).to(a.dtype) for a, b in zip(z.leaves, moved.leaves))
-    return Tangent(lambda v: v.like(a * b for a, b in zip(v.leaves, inside.leaves)))
 
 
 @tangent.register

@@ -11,6 +11,7 @@ from .cutest import cutest
 from .instance import Instance, Recommended
 from .logistic import logistic
 from .pde import poisson_control
+from .penalties import logistic_penalties
 from .quadratic import quadratic
 from .toy import pl_toy
 from .tuning import ridge_1, ridge_50
@@ -19,6 +20,7 @@ ZOO: dict[str, Callable[..., Instance]] = {
     "cutest": cutest,
     "hyper-cleaning": hyper_cleaning,
     "logistic": logistic,
+    "logistic-penalties": logistic_penalties,
     "pl-toy": pl_toy,
     "poisson-control": poisson_control,
     "quadratic": quadratic,
@@ -34,6 +36,7 @@ __all__ = [
     "cutest",
     "hyper_cleaning",
     "logistic",
+    "logistic_penalties",
     "pl_toy",
     "poisson_control",
     "quadratic",

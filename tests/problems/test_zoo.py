@@ -23,12 +23,15 @@ CASES = {
     "quadratic, singular": ("quadratic", {"rank": 12}),
     "quadratic, cond 1000": ("quadratic", {"cond": 1000.0, "seed": 3}),
     "hyper-cleaning, mlp": ("hyper-cleaning", {"model": "mlp"}),
+    "logistic-penalties, own": ("logistic-penalties", {"own": True, "seed": 1}),
+    "logistic-penalties, per class": ("logistic-penalties", {"per": "class", "own": True}),
     "pl-toy, random start": ("pl-toy", {"seed": 5}),
     "ridge-1, other data": ("ridge-1", {"seed": 7}),
     "ridge-50, other data": ("ridge-50", {"seed": 7}),
 }
 EVERY = pytest.mark.parametrize("case", CASES)
-SOLVED = pytest.mark.parametrize("case", [case for case, (name, _) in CASES.items() if name != "hyper-cleaning"])
+UNKNOWN = ("hyper-cleaning", "logistic-penalties")  # no solution known to more digits than solvers give
+SOLVED = pytest.mark.parametrize("case", [case for case, (name, _) in CASES.items() if name not in UNKNOWN])
 DEFAULTS = pytest.mark.parametrize("name", BILEVEL)
 
 
@@ -60,7 +63,7 @@ def test_instances_say_what_they_are(case):
     for cls, one in instance.recommended.items():
         assert isinstance(one.solver, cls)
         assert isinstance(one.solver, Solver)
-    assert bool(instance.solution) == (instance.name != "hyper-cleaning")
+    assert bool(instance.solution) == (instance.name not in UNKNOWN)
 
 
 @SOLVED
