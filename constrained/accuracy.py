@@ -19,7 +19,9 @@ from .linear import LinearSolution, LinearSolver, Reason
 
 @dataclass(frozen=True)
 class Situation:
-    """What a rule may look at: the derivatives, shift and penalties of the step, and the solver's constants."""
+    """What a rule may look at: the derivatives, shift and penalties of the step, the solver's constants, and the residual
+    |b - K z| that is `enough` whatever the rule says.
+    """
 
     at: Lagrangian
     rows: Tensor
@@ -28,6 +30,7 @@ class Situation:
     eta2: float
     beta: float
     xi: float
+    enough: float
 
 
 class Accuracy(Options):
@@ -52,7 +55,8 @@ class Accuracy(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Estimated(Accuracy):
-    """|b - K z| <= accuracy (s / |K|) |b| with s and |K| from the linear solver's by-products, never below round-off.
+    """|b - K z| <= accuracy (s / |K|) |b| with s and |K| from the linear solver's by-products, never below round-off, and
+    at first not below what is enough for the method's tolerance: |b - K z| is what a full step leaves, to first order.
 
     first: s / |K| assumed until a solver tells; preconditioned: the same for a solver with a preconditioner, which is there
     because K is ill-conditioned, and makes a product cheaper than another outer step. floor: multiples of eps (|K||z| + |b|)
@@ -77,12 +81,14 @@ class Estimated(Accuracy):
         size, eps = float(b.norm()), torch.finfo(b.dtype).eps
         plain = getattr(solver, "preconditioner", None) is None
         tol, spent = accuracy * (self.first if plain else self.preconditioned) * size, 0
+        enough = situation.enough if start is None else 0.0  # a start: the direction was no good
+        tol = max(tol, enough)
         while True:
             found = solver.solve(prepared, b, tol=max(tol, self.floor * eps * size), generator=generator, start=start)
             spent += found.products
             known = found.smallest is not None and found.largest is not None and found.reason is Reason.SOLVED
             least = self.floor * eps * ((found.largest or 0.0) * float(found.x.norm()) + size)
-            wanted = max(accuracy * (found.smallest or 0.0) / max(found.largest or 0.0, 1e-300) * size, least)
+            wanted = max(accuracy * (found.smallest or 0.0) / max(found.largest or 0.0, 1e-300) * size, least, enough)
             if not known or found.residual <= wanted or tol <= least:
                 return replace(found, products=spent)
             tol, start = min(wanted, 0.5 * tol), found.x

@@ -91,7 +91,8 @@ class System:
 class LinearSolution:
     """`x`; `residual` = |b - K x|, recomputed; `products` spent by this solve; `reason`; `direction` of negative curvature,
     where found; `inertia`, the numbers of positive, negative and zero eigenvalues, where a factorisation knows them;
-    `smallest` and `largest`, estimates of K's extreme singular values, where they come for free.
+    `smallest` and `largest`, estimates of K's extreme singular values from within, where they come for free: `smallest` is
+    from above, and by much where few steps were taken.
     """
 
     x: Vec
@@ -198,6 +199,9 @@ class Minres(LinearSolver):
 
     preconditioner: v -> M v with M symmetric positive definite, about A^-1; None: the system's `inverse`, or none. A
     preconditioned solve of a singular system need not give the least-norm solution.
+
+    `smallest` of the solution is the least |A v| / |v| over the Krylov space, so at least that of A: a solve that ends early has
+    not met what its right-hand side has little of. Without a preconditioner only.
 
     >>> A, minres = torch.diag(torch.tensor([2.0, 0.0], dtype=torch.float64)), Minres()
     >>> b = Vec.of(torch.tensor([2.0, 1.0], dtype=torch.float64))

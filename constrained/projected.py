@@ -80,6 +80,12 @@ class ProjectedCG(LinearSolver):
     def solve(
         self, prepared: Constraint, b: Vec, *, tol: float, generator: torch.Generator | None = None, start: Vec | None = None
     ) -> LinearSolution:
+        return self.watched(prepared, b, tol=tol, start=start, go_on=lambda steps, residual: True)
+
+    def watched(
+        self, prepared: Constraint, b: Vec, *, tol: float, start: Vec | None, go_on: Callable[[int, float], bool]
+    ) -> LinearSolution:
+        """`solve` that asks after every step, given the steps and about the residual, whether to go on."""
         system, inverse, spent = prepared.system, prepared.inverse, 0
 
         def product(v: Tensor) -> Tensor:
@@ -90,12 +96,17 @@ class ProjectedCG(LinearSolver):
         flat, limit = b.ravel().double(), self.max_steps or 10 * b.size + 20
         z = torch.zeros_like(flat) if start is None else start.ravel().double()
         r = flat if start is None else flat - product(z)
-        best, residual, before, target = z, float(r.norm()), math.inf, 0.5 * tol
-        run = _Descent(system, product, inverse, prepared.lift, torch.finfo(b.dtype).eps, limit)
+        best, residual, before, target = z, float(r.norm()), math.inf, 0.9 * tol
+
+        def ask(left: float) -> bool:
+            return go_on(run.steps, left * tol)
+
+        run = _Descent(system, product, inverse, prepared.lift, torch.finfo(b.dtype).eps, limit, ask)
         reason = None if math.isfinite(residual) else Reason.NONFINITE
         while reason is None and residual > tol:
             if run.steps or float(r[run.n :].norm()) > 0.1 * tol:
-                z = z + inverse(r)  # solves the lower equations, and takes G'l out of the upper residual
+                # Solves the lower equations; with the upper residual in it, P^-1 r would be a step by M in place of B as well.
+                z = z + inverse(torch.cat([torch.zeros_like(r[: run.n]), r[run.n :]]))
                 r = flat - product(z)
             true = float(r.norm())
             if not math.isfinite(true):
@@ -106,7 +117,7 @@ class ProjectedCG(LinearSolver):
             if reason is None and true > 0.5 * before:
                 reason = Reason.SINGULAR if float(r[run.n :].norm()) > 0.5 * true else Reason.PRECISION
             if reason is None:
-                target = min(target, 0.5 * tol * run.nominal / true) if run.steps else target
+                target = min(target, 0.9 * tol * run.nominal / true) if run.steps else target
                 before = true if run.steps else math.inf
                 z, r = run.down(z, r, target)
         x, direction = b.unravel(best), None if run.direction is None else b.unravel(run.direction)
@@ -116,10 +127,19 @@ class ProjectedCG(LinearSolver):
 class _Descent:
     """CG on K preconditioned by P, in the space where the lower residual is zero; `nominal` = sqrt(r'P^-1 r) where it ended."""
 
-    def __init__(self, system: System, product: Flat, inverse: Flat, lift: Flat | None, eps: float, limit: int):
+    def __init__(
+        self,
+        system: System,
+        product: Flat,
+        inverse: Flat,
+        lift: Flat | None,
+        eps: float,
+        limit: int,
+        ask: Callable[[float], bool],  # whether to go on, given sqrt(r'P^-1 r) over what is wanted of it
+    ):
         assert system.split is not None
         self.n, self.product, self.inverse, self.eps, self.limit = system.split[0], product, inverse, eps, limit
-        self.lift = lift
+        self.lift, self.ask = lift, ask
         self.steps, self.largest, self.nominal = 0, 0.0, math.inf
         self.reason: Reason | None = None
         self.direction: Tensor | None = None
@@ -152,6 +172,9 @@ class _Descent:
             rho, old = float(r @ v), rho
             p = v + (rho / old) * p
             least, waited = (rho, 0) if rho < 0.98 * least else (least, waited + 1)
+            if rho > target**2 and not self.ask(math.sqrt(rho) / target if target else math.inf):
+                self.reason = Reason.MAX_STEPS
+                break
         self.nominal = math.sqrt(max(rho, 0.0))
         return z, r
 

@@ -194,12 +194,19 @@ class _Memory:
     def Q(self) -> Tensor:
         return self._Q[: min(self.kept, len(self._Q))]
 
-    def orthogonal(self, Y: Tensor) -> tuple[Tensor, Tensor]:
-        """Y - C Q with orthogonal rows to Q, by two passes, and C."""
+    def orthogonal(self, Y: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """N, R, C with Y = C Q + R'N for the first rows of Y, up to one with no more than `least` outside the span before it; N
+        orthonormal, orthogonal to Q. Two passes, the second on orthonormal rows: where Y lies nearly in the span of Q, what is
+        left of it by the first is not orthogonal to Q beside its own size.
+        """
         C = Y @ self.Q.T
-        Y = Y - C @ self.Q
-        again = Y @ self.Q.T
-        return Y - again @ self.Q, C + again
+        N, R = torch.linalg.qr((Y - C @ self.Q).T)
+        small = (R.diagonal().abs() <= least).nonzero()
+        rank = int(small[0]) if len(small) else len(Y)
+        N, R, C = N[:, :rank].T, R[:rank, :rank], C[:rank]
+        again = N @ self.Q.T
+        N, correction = torch.linalg.qr((N - again @ self.Q).T)
+        return N.T, correction @ R, C + R.T @ again
 
     def keep(self, step: Tensor, new: Tensor, S: Tensor, C: Tensor, R: Tensor) -> None:
         if self._S is not None and self._R is not None:
@@ -229,6 +236,8 @@ class Sketch(LinearSolver):
     memory=0: fresh Gaussian blocks, nothing kept: the literal block method, linear at a rate like that of `Gaussian`.
     memory=p: the last p steps are kept, and S = r, the residual (all steps kept would be SYMMLQ; p = 1 is heavy ball with the
     best coefficients). Where the residual does not halve for long, block - 1 Gaussian columns join it.
+
+    The projection is in the plain metric: a system's `inverse` is not used.
 
     block: vectors a step; None: min(d, 128), 64 for d > 2,000, 512 on CUDA. max_steps: of blocks; None: until solved, or, where
     not everything is kept, STALLED: no halving of the residual in 200 steps, 20 d / block or 2 d (memory=p).
@@ -264,13 +273,10 @@ class Sketch(LinearSolver):
             if not self.memory and steps == 0:
                 largest = norm_of(S, Y)
             c, size = S @ run.flat - Y @ run.z, Y.norm(dim=1).max()
-            Y, C = memory.orthogonal(Y)
-            new, R = torch.linalg.qr(Y.T)
-            small = (R.diagonal().abs() <= drop * size).nonzero()
-            rank = int(small[0]) if len(small) else len(S)
-            new, R = new[:, :rank], R[:rank, :rank]
-            step = new @ torch.linalg.solve_triangular(R.T, c[:rank, None], upper=False)[:, 0]
-            memory.keep(step, new.T, S[:rank], C[:rank], R)
+            new, R, C = memory.orthogonal(Y, drop * size)
+            rank = len(new)
+            step = new.T @ torch.linalg.solve_triangular(R.T, c[:rank, None], upper=False)[:, 0]
+            memory.keep(step, new, S[:rank], C, R)
             run.z, steps = run.z + step, steps + 1
             run.look()
             mark, waited = (run.residual, 0) if run.residual <= 0.5 * mark else (mark, waited + 1)

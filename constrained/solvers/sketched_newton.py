@@ -45,7 +45,7 @@ from ..accuracy import Accuracy, Estimated, Paper, Situation
 from ..autolinear import AutoLinear
 from ..core.options import Fraction, Positive, Steps
 from ..core.solver import Feature, Multipliers, Point, Solver, Status
-from ..core.tape import Lagrangian
+from ..core.tape import Lagrangian, Tape
 from ..core.vec import Vec, state
 from ..linear import LinearSolution, LinearSolver, Reason
 from ..oracle import ConstrainedOracle
@@ -107,9 +107,10 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
 
     linear_solver: how z is found; the default chooses by size and structure; `Sketch()`, `Gaussian()`, `Kaczmarz()` are the
     paper's family. accuracy: how exactly: `Estimated()` or `Paper()`. superlinear: tighten with the residual. eta1, eta2, delta:
-    penalties and accuracy at the start; xi: shift of an indefinite reduced Hessian, on top of |H|_F; beta: of the sufficient
-    decrease; nu: growth of the penalties. scaling: rows of c at the start with gradients above 100 are scaled down. robust:
-    tiny shift, regularisation and restoration. max_outer: outer steps.
+    penalties and accuracy at the start; delta=None: 0.1 up to n + m = 300, where steps are dearer than products, else 0.5. xi:
+    shift of an indefinite reduced Hessian, on top of |H|_F; beta: of the sufficient decrease; nu: growth of the penalties.
+    scaling: rows of c at the start with gradients above 100 are scaled down. robust: tiny shift, regularisation and
+    restoration. max_outer: outer steps.
 
     A step costs one evaluation, one Hessian (or the products of the linear solver) and one evaluation with gradient a trial.
 
@@ -131,7 +132,7 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
     superlinear: bool = True
     eta1: Positive = 1.0
     eta2: Positive = 0.1
-    delta: Fraction = 0.1
+    delta: Fraction | None = None
     xi: Positive = 0.1
     beta: Fraction = 0.1
     nu: Positive = 1.5
@@ -158,7 +159,7 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
         inf = math.inf
         lam = torch.zeros_like(tape.c) if given is None else torch.as_tensor(given).to(tape.c) / rows
         blank = SketchedNewtonState(
-            0, x, lam, rows, self.eta1, self.eta2, self.delta, inf, inf, inf, 0, 0, 0, x, inf, 0, 1, "RUNNING"
+            0, x, lam, rows, self.eta1, self.eta2, self._delta(tape), inf, inf, inf, 0, 0, 0, x, inf, 0, 1, "RUNNING"
         )
         return self._judged(blank, self._look(oracle, blank, x, lam))
 
@@ -186,6 +187,9 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
 
     def monitor(self, state: SketchedNewtonState) -> dict[str, float]:
         return {"objective": state.value, "residual": state.residual, "feasibility": state.violation, "products": state.products}
+
+    def _delta(self, tape: Tape) -> float:
+        return self.delta if self.delta is not None else 0.1 if len(tape.x) + tape.m <= DENSE else 0.5
 
     # -- the parts of a step ----------------------------------------------------------------------------------------------
     def _look(self, oracle: ConstrainedOracle, s: SketchedNewtonState, x: Vec, lam: Tensor) -> Here:
@@ -265,9 +269,10 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
         generator = torch.Generator().manual_seed(_seed(seed, s.k))
         norm_b = float(b.norm())
         theta = min(1.0, norm_b**0.5) if self.superlinear else 1.0
+        enough = 0.1 * self.tolerance if n + m > DENSE else 0.0
         new, start = replace(s, products=s.products + prepared.spent), None
         while True:
-            situation = Situation(at, new.rows, shift, new.eta1, new.eta2, self.beta, self.xi)
+            situation = Situation(at, new.rows, shift, new.eta1, new.eta2, self.beta, self.xi, enough)
             delta = self.accuracy.delta(situation, new.delta)
             found = self.accuracy.solve(
                 self.linear_solver, prepared, Vec.of(b), situation, theta * delta, generator=generator, start=start
@@ -371,7 +376,7 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
             return replace(s, outcome="NONFINITE")
         lam, _ = kkt.least_squares(s.rows[:, None] * tape.jacobian, tape.jacobian.new_zeros(0, len(tape.x)), tape.gradient, None)
         lam = lam if bool(lam.abs().max() <= 1e3) else torch.zeros_like(lam)
-        s = replace(s, x=found.x, lam=lam, eta1=self.eta1, eta2=self.eta2, delta=self.delta, restored=s.restored + 1)
+        s = replace(s, x=found.x, lam=lam, eta1=self.eta1, eta2=self.eta2, delta=self._delta(tape), restored=s.restored + 1)
         return self._judged(s, self._look(oracle, s, found.x, lam))
 
 

@@ -7,15 +7,21 @@ ICML 2023, arXiv 2305.18379. The authors' stored runs (the result files of AdaSk
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from constrained import kkt
 from constrained.core.run import solve
 from constrained.core.solver import Status
+from constrained.core.vec import Vec
 from constrained.direct import Direct
-from constrained.linear import LinearSolver, Minres
+from constrained.linear import LinearSolver, Minres, System
+from constrained.problem import ConstrainedProblem
 from constrained.sketch import Sketch
 from constrained.solvers.sketched_newton import SketchedNewton
 
@@ -47,7 +53,7 @@ INNER: dict[str, LinearSolver] = {"Direct": Direct(), "Sketch": Sketch(), "Minre
 
 def sketched_newton(*, seeds: int = 5) -> Page:
     """The page: seeds of the sketched runs."""
-    return Page("sketched-newton", (PAPER,), [cutest_runs(seeds), poisson(), logistic_runs()])
+    return Page("sketched-newton", (PAPER,), [cutest_runs(seeds), poisson(), logistic_runs(), blocks()])
 
 
 # -- 1: the problems of the collection --------------------------------------------------------------------------------------
@@ -177,3 +183,60 @@ def logistic_runs() -> Finding:
         columns=["shape of", "variables", "published", "ours", "KKT", "status"],
         rows=rows,
     )
+
+
+# -- 4: the width of a block ------------------------------------------------------------------------------------------------
+WIDTHS = (1, 8, 32, 64, 128, 256, 512)
+TOLERANCES = (1e-2, 1e-8)
+
+
+def blocks(sizes: Sequence[int] = (100, 500, 1500), widths: Sequence[int] = WIDTHS, most: int = 600) -> Finding:
+    """The progressive sketch by block width, on KKT systems of logistic regression; blocks of one up to `most` unknowns."""
+    rows = []
+    for n in sizes:
+        instance = logistic(data="synthetic", n=n, N=2000, sphere=False, ridge=1e-3)
+        given = instance.start.multipliers
+        assert isinstance(instance.problem, ConstrainedProblem)
+        assert given is not None
+        assert given.equality is not None
+        at = instance.problem.oracle(0).tape(Vec.of(instance.start.x)).lagrangian(given.equality)
+        system, b = kkt.system(at, torch.ones_like(at.lam)), Vec.of(-torch.cat([at.gradient, at.tape.c]))
+        used = [q for q in widths if q <= system.size and (q > 1 or system.size <= most)]
+        solvers = {**{f"Sketch, block {q}": Sketch(block=q) for q in used}, "Minres": Minres(), "Direct": Direct()}
+        _one(system, Direct(), b, 1.0)  # torch's first calls
+        for name, solver in solvers.items():
+            cells = [cell for tol in TOLERANCES for cell in _one(system, solver, b, tol * float(b.norm()))]
+            rows.append([f"{system.size:,}", name, *cells])
+    return Finding(
+        name="blocks",
+        title="The width of a block",
+        published=f"One vector, or one row, at a time ({PAPER}).",
+        here="One KKT system of logistic regression on a plane (10 rows), at the start, with n features and 2,000 drawn rows, to "
+        "|b - K z| <= tol |b|. Products with K, those of a sketch that are checks of the residual, and seconds on one core, of "
+        "one run: the vectors of a block share one batched product. A sketch with memory ends within n + m products and a check "
+        "a block.",
+        columns=["n + m", "solver", *(f"{what} to {tol:g}" for tol in TOLERANCES for what in ("products", "checks", "seconds"))],
+        rows=rows,
+    )
+
+
+def _one(system: System, solver: LinearSolver, b: Vec, tol: float) -> tuple[str, str, str]:
+    """Products of one solve; those outside batches, of a sketch; seconds."""
+    alone = together = 0
+
+    def one(v: Vec) -> Vec:
+        nonlocal alone
+        alone += 1
+        return system.product(v)
+
+    def many(vs: Vec) -> Vec:
+        nonlocal together
+        together += len(vs.leaves[0])
+        assert system.products is not None
+        return system.products(vs)
+
+    start = time.perf_counter()
+    found = solver.solve(solver.init(replace(system, product=one, products=many)), b, tol=tol)
+    seconds = time.perf_counter() - start
+    count = f"{alone + together:,}" if found.residual <= tol else "misses"
+    return count, str(alone) if isinstance(solver, Sketch) else "", f"{seconds:.2f}"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from systems import F64, Counted, array, indefinite, kkt, normal, pde, run, singular, symmetric
 
-from constrained.autolinear import AutoLinear
+from constrained.autolinear import AutoLinear, Operations
 from constrained.core.vec import Vec
 from constrained.direct import Direct
 from constrained.linear import Minres, Reason, System
@@ -261,6 +261,42 @@ def test_a_preconditioner_is_used():
     which, found, _ = chosen(K, b, inverse=inverse)
     assert which == "minres"
     assert found.products == 4
+
+
+@pytest.mark.parametrize("shift", [1e-1, 1e-7])
+def test_a_slow_projection_gives_way_to_a_factorisation(shift):
+    """Few constraints: projected at once, and left at once where the reduced Hessian is ill-conditioned."""
+    K, b = kkt(600, 20, shift=shift), normal(620, 0)
+    which, found, prepared = chosen(K, b, 1e-7, split=(600, 20), below=lambda: torch.tensor(K[600:]))
+    assert which == ("projected" if shift == 1e-1 else "direct")
+    assert found.reason is Reason.SOLVED
+    assert found.products + prepared.spent <= (100 if shift == 1e-1 else 620 + 100)
+
+
+def test_a_preconditioner_comes_before_a_projection():
+    K, b = kkt(400, 20), normal(420, 0)
+    values, V = np.linalg.eigh(K)
+    M = torch.tensor(V / abs(values) @ V.T)
+    more = {"inverse": lambda v: v.map(lambda t: M @ t), "split": (400, 20), "below": lambda: torch.tensor(K[400:])}
+    which, found, _ = chosen(K, b, 1e-7, **more)
+    assert which == "minres"
+    assert found.products <= 6  # eigenvalues 1 and -1
+
+
+def test_operations_are_counted_by_their_shapes():
+    """By hand: 2 i j k for products of matrices, 8 bytes for each number read or written by the rest; views are free."""
+    A, B, v = (torch.ones(*shape, dtype=F64, requires_grad=True) for shape in ((2, 3), (3, 4), (3,)))
+    with Operations() as done:
+        _ = (A @ B, A @ v, A.T)
+    assert (done.calls, done.flops, done.bytes) == (2, pytest.approx(48 + 12), 0)
+    assert done.matrices == 8 * (6 + 12 + 8 + 6 + 3 + 2)
+    with Operations() as done:
+        _ = torch.cat([v, v]).exp()
+    assert (done.calls, done.flops, done.bytes) == (2, 0, 8 * (12 + 12))
+    out = (A @ v).sum()
+    with Operations() as done:
+        torch.autograd.grad(out, [v])
+    assert done.flops == pytest.approx(12)  # of the backward too
 
 
 def test_batches_that_do_not_pay_are_left_alone():

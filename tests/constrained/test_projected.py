@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 import torch
 from systems import Counted, array, indefinite, kkt, normal, pde, run, singular, symmetric
 
@@ -215,3 +216,39 @@ def test_minres_start_and_estimates():
 def test_preconditioned_pde():
     K, b, inverse = pde(8)
     assert run(Minres(), K, b, 1e-8 * np.linalg.norm(b), inverse=inverse).products <= 5
+
+
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
+def test_steps_are_those_of_conjugate_gradients_in_the_null_space(size):
+    """Whatever the size of B beside M = I: scipy's CG on Z'B Z takes as many."""
+    K = kkt(60, 10)
+    K[:60, :60] *= size
+    b = np.r_[size * normal(60, 0), np.zeros(10)]
+    Z = np.linalg.svd(K[60:, :60])[2][10:].T
+    count = []
+    scipy.sparse.linalg.cg(Z.T @ K[:60, :60] @ Z, Z.T @ b[:60], rtol=5e-7, atol=0, callback=count.append)
+    found = run(ProjectedCG(), K, b, 1e-6 * np.linalg.norm(Z.T @ b[:60]), split=(60, 10))
+    assert found.reason is Reason.SOLVED
+    assert abs(found.products - len(count)) <= 3
+    b = np.r_[size * normal(60, 0), normal(10, 1)]
+    x = np.linalg.lstsq(K[60:, :60], b[60:])[0]
+    rest = Z.T @ (b[:60] - K[:60, :60] @ x)
+    count = []
+    scipy.sparse.linalg.cg(Z.T @ K[:60, :60] @ Z, rest, rtol=0, atol=5e-7 * np.linalg.norm(b), callback=count.append)
+    found = run(ProjectedCG(), K, b, 1e-6 * np.linalg.norm(b), split=(60, 10))
+    assert abs(found.products - len(count)) <= 4
+
+
+def test_a_watched_solve_ends_when_told():
+    """Asked after each step, with what is left falling to the tolerance; told to stop, it says so with what it has."""
+    K, b = kkt(60, 10), normal(70, 0)
+    counted, seen = Counted(K, more={"split": (60, 10)}), []
+    prepared, rhs = ProjectedCG().init(counted.system()), Vec.of(torch.tensor(b))
+    whole = ProjectedCG().watched(prepared, rhs, tol=1e-8, start=None, go_on=lambda *now: seen.append(now) or True)
+    assert whole.reason is Reason.SOLVED
+    assert [steps for steps, _ in seen] == list(range(1, len(seen) + 1))
+    assert 1e-8 < seen[-1][1] < seen[0][1]
+    found = ProjectedCG().watched(prepared, rhs, tol=1e-8, start=None, go_on=lambda steps, left: steps < 3)
+    assert found.reason is Reason.MAX_STEPS
+    assert found.residual == pytest.approx(np.linalg.norm(b - K @ array(found)))
+    assert found.products <= 5

@@ -49,6 +49,18 @@ def test_progressive_on_kkt_systems(q, scales, n, m):
     assert found.products <= d + math.ceil(d / q) + 2
 
 
+@pytest.mark.parametrize("q", [64, 150, 300])
+@pytest.mark.parametrize("seed", range(2))
+def test_directions_stay_orthogonal(q, seed):
+    """Condition number 1e9, most of the spectrum at its large end: late blocks lie nearly in the span of the early ones. As
+    exact as LAPACK's L U all the same.
+    """
+    values = np.r_[np.logspace(-6, 0, 100), np.linspace(1, 1e3, 200)] * np.where(np.arange(300) % 3 == 0, -1.0, 1.0)
+    K, b = symmetric(values, seed), normal(300, seed)
+    found = run(Sketch(block=q), K, b, 1e-9, seed=seed)
+    assert found.residual <= np.linalg.norm(b - K @ np.linalg.solve(K, b))
+
+
 @pytest.mark.parametrize("q", [1, 4, 12, 40])
 @pytest.mark.parametrize("rank", [1, 9, 10, 39])
 @pytest.mark.parametrize("seed", range(3))

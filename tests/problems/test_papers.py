@@ -1,17 +1,21 @@
 """The paper pages: their truths against finite differences and known solutions, the published orders, the files."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 
+from constrained import Sketch, Vec, kkt
+from constrained.linear import Reason
 from problems import pl_toy, quadratic
 from problems.__main__ import main
+from problems.cutest import CUTEST, PAPER_47, cutest
 from problems.papers import PAPERS
 from problems.papers.page import Finding, Page
 from problems.papers.penalty import METHODS, QuadraticTruth, ToyTruth, bias, penalty
-from problems.papers.sketched_newton import sketched_newton
+from problems.papers.sketched_newton import blocks, sketched_newton
 
 TRUTHS = {
     "strongly convex": (quadratic, QuadraticTruth),
@@ -95,6 +99,28 @@ def test_the_command(small, tmp_path, monkeypatch, capsys):
     assert main(["reproduce", "penalty", "--seeds", "0"]) == 1
     with pytest.raises(SystemExit):
         main(["reproduce", "nothing"])
+
+
+def test_a_sketch_takes_at_most_a_product_an_unknown_and_a_check_a_block():
+    """The table of block widths, and its solver on the first system of each CUTEst problem."""
+    table = blocks(sizes=(20, 60), widths=(1, 8, 32))
+    assert [row[1] for row in table.rows][-5:] == [*(f"Sketch, block {q}" for q in (1, 8, 32)), "Minres", "Direct"]
+    for d, name, *cells in table.rows:
+        assert "misses" not in cells
+        if name.startswith("Sketch"):
+            checks = math.ceil(int(d) / int(name.split()[-1]))
+            for products, looks in ((cells[0], cells[1]), (cells[3], cells[4])):
+                assert int(looks) <= checks
+                assert int(products) <= int(d) + checks
+    for name in set(PAPER_47) & set(CUTEST):
+        instance = cutest(name=name)
+        at = instance.problem.oracle(0).tape(Vec.of(instance.start.x)).lagrangian(instance.start.multipliers.equality)
+        system, b = kkt.system(at, torch.ones_like(at.lam)), Vec.of(-torch.cat([at.gradient, at.tape.c]))
+        for q in (1, 4, None):
+            found = Sketch(block=q).solve(system, b, tol=1e-8 * float(b.norm()))
+            exhausted = found.reason is Reason.LEAST_SQUARES  # two looks more, to say so
+            checks = math.ceil(system.size / (q or 128))
+            assert found.products <= system.size + checks + 2 * exhausted, (name, q, found)
 
 
 def test_sketched_newton_page(tmp_path):
