@@ -1,0 +1,119 @@
+"""Auto: solvers tried in turn, until one ends with residuals within the tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from .errors import OptionError
+from .options import Positive
+from .solver import Feature, Oracle, Point, Solver, Status
+from .vec import Vec, copy, state
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One solver of an `Auto`: its name, the status it ended with, its steps, and the residuals computed from the problem."""
+
+    solver: str
+    status: Status
+    steps: int
+    residuals: Mapping[str, float]
+
+
+@state
+class AutoState:
+    """Which candidate runs, its state, the start of all, and what was tried before."""
+
+    k: int
+    index: int
+    inner: Any
+    x: Vec
+    y: Vec | None
+    ended: tuple[str, ...]  # names of the statuses of the candidates before
+    steps: tuple[int, ...]  # theirs
+    found: tuple[dict[str, float], ...]  # their residuals
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auto(Solver[Any, AutoState]):
+    """The candidates in turn, until one is CONVERGED by the problem's own residuals; the last one's answer stands where none is.
+
+    Each starts where the one before ended, if that was judged by residuals (PRECISION, LINE_SEARCH, STALLED), else from the
+    start. `result.tried` lists what ran. Every candidate must suit the problem; without any, none
+    does.
+
+    >>> from bilevel import Implicit, Penalty
+    >>> [type(one).__name__ for one in Auto(candidates=(Implicit(), Penalty())).candidates]
+    ['Implicit', 'Penalty']
+    """
+
+    supports: ClassVar[Feature] = ~Feature(0)
+    requires: ClassVar[Feature] = Feature(0)
+
+    candidates: tuple[Solver, ...] = ()
+    tol: Positive | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(one.stochastic for one in self.candidates):
+            raise OptionError(f"Auto: candidates: expected deterministic solvers, got {self.candidates!r:.80}")
+
+    def lacks(self, features: Feature) -> Feature:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """What any of the candidates cannot handle."""
+        missing = Feature(0) if self.candidates else features
+        for one in self.candidates:
+            missing |= type(one).lacks(features)
+        return missing
+
+    @property
+    def exact(self) -> bool:
+        return all(one.exact for one in self.candidates)
+
+    def acting(self, state: AutoState | None = None) -> Solver[Any, Any]:
+        return replace(self.candidates[0 if state is None else state.index], tol=self.tol)  # pyright: ignore[reportArgumentType]
+
+    def init(self, oracle: Oracle, start: Point) -> AutoState:
+        blank = AutoState(0, 0, None, start.x, start.y, (), (), ())
+        return replace(blank, inner=self.acting(blank).init(oracle, start))
+
+    def step(self, oracle: Oracle, state: AutoState) -> AutoState:
+        return replace(state, k=state.k + 1, inner=self.acting(state).step(oracle, state.inner))
+
+    def terminate(self, oracle: Oracle, state: AutoState) -> Status:
+        solver = self.acting(state)
+        status = solver.terminate(oracle, state.inner)
+        limited = solver.max_steps is not None and state.inner.k >= solver.max_steps
+        return Status.MAX_STEPS if limited and not status.done else status
+
+    def again(self, oracle: Oracle, state: AutoState, status: Status, residuals: Mapping[str, float]) -> AutoState:
+        """The next candidate, where this one ended without success; the same state where it was the last."""
+        if state.index + 1 == len(self.candidates):
+            return state
+        at = self.acting(state).answer(oracle, state.inner) if residuals else Point(state.x, state.y)
+        new = replace(
+            state,
+            index=state.index + 1,
+            ended=(*state.ended, status.name),
+            steps=(*state.steps, state.inner.k),
+            found=(*state.found, dict(residuals)),
+        )
+        return replace(new, inner=self.acting(new).init(oracle, Point(*copy((at.x, at.y)))))
+
+    def answer(self, oracle: Oracle, state: AutoState) -> Point:
+        return self.acting(state).answer(oracle, state.inner)
+
+    def monitor(self, state: AutoState) -> Mapping[str, float | Tensor]:
+        return self.acting(state).monitor(state.inner)
+
+    def notes(self, state: AutoState) -> tuple[str, ...]:
+        before = [f"{type(one).__name__} ended as {ended}" for one, ended in zip(self.candidates, state.ended)]
+        own = self.acting(state).notes(state.inner)
+        return (f"{'; '.join(before)}: {type(self.candidates[state.index]).__name__} was tried next.", *own) if before else own
+
+    def tried(self, state: AutoState) -> tuple[Attempt, ...]:
+        names = [type(one).__name__ for one in self.candidates]
+        return tuple(Attempt(name, Status[e], n, f) for name, e, n, f in zip(names, state.ended, state.steps, state.found))
