@@ -14,6 +14,7 @@ if not hasattr(_constrained, "_BILEVEL"):  # a user's own constrained.py came fi
         "rename that file, or run from another folder"
     )
 
+from constrained.core.auto import Attempt, Auto
 from constrained.core.callbacks import Checkpoint, History, Progress, StopWhen
 from constrained.core.data import FullBatch, MiniBatches, NoData
 from constrained.core.function import Function
@@ -25,32 +26,44 @@ from constrained.core.run import Event, iterate, solve
 from constrained.core.solver import Feature, Multipliers, Point, Status
 from constrained.core.version import VERSION as __version__
 from constrained.descent import LBFGS, SPG, ProjectedLBFGS
+from constrained.direct import Direct
+from constrained.linear import CG, Minres
 from constrained.newton_cg import NewtonCG
 from constrained.sets import Affine, Ball, Box, Everywhere, Halfspace, Product, Simplex
 
-from . import recommend as recommend  # registers the default solver
+from .adjoint import AdjointMethod
+from .fixed_point import FixedPoint
 from .hypergradient import Hypergradient, hypergradient
+from .neumann import Neumann, StochasticNeumann
 from .problem import BilevelProblem
+from .recommend import Recommendation, recommend  # registers the default solver
 from .solvers.f2sa import F2SA
 from .solvers.implicit import Implicit
 from .solvers.kwon import KwonDoubleLoop, KwonSingleLoop
 from .solvers.penalty import Penalty
 from .solvers.penalty_sgd import PenaltySGD
+from .unrolled import Unrolled
 
 __all__ = [
+    "CG",
     "F2SA",
     "LBFGS",
     "SGD",
     "SPG",
     "AdamW",
+    "AdjointMethod",
     "Affine",
+    "Attempt",
+    "Auto",
     "Ball",
     "BilevelProblem",
     "Box",
     "Checkpoint",
+    "Direct",
     "Event",
     "Everywhere",
     "Feature",
+    "FixedPoint",
     "FullBatch",
     "Function",
     "Halfspace",
@@ -60,7 +73,9 @@ __all__ = [
     "KwonDoubleLoop",
     "KwonSingleLoop",
     "MiniBatches",
+    "Minres",
     "Multipliers",
+    "Neumann",
     "NewtonCG",
     "NoData",
     "Penalty",
@@ -70,15 +85,19 @@ __all__ = [
     "Product",
     "Progress",
     "ProjectedLBFGS",
+    "Recommendation",
     "Result",
     "ScalarAdam",
     "Simplex",
     "Status",
+    "StochasticNeumann",
     "StopWhen",
     "Stream",
     "TorchOptimizer",
+    "Unrolled",
     "__version__",
     "hypergradient",
     "iterate",
+    "recommend",
     "solve",
 ]

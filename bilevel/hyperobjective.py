@@ -14,14 +14,13 @@ from dataclasses import dataclass
 import torch
 
 from constrained.core.vec import Vec, state
-from constrained.descent import Method, Minimum, Reason, residual
+from constrained.descent import Method, Reason, residual
 from constrained.diagonal import Diagonal
 from constrained.linear import LinearSolver
 from constrained.linear import Reason as LinearReason
 from constrained.pairs import Pairs
-from constrained.tangent import tangent
 
-from .adjoint import adjoint
+from .adjoint import AdjointMethod, Here, Wanted, differentiate
 from .lower import Lower
 from .oracle import BilevelOracle
 
@@ -62,7 +61,7 @@ class Hyperobjective:
         self,
         oracle: BilevelOracle,
         lower: Method,
-        inverse: LinearSolver,
+        inverse: LinearSolver | AdjointMethod,
         response: Response,
         theta: float,
         best: float,
@@ -103,17 +102,15 @@ class Hyperobjective:
 
     def at(self, level: Lower, tol: float) -> Answer:
         oracle, x, old = self.oracle, level.x, self.response
-        solved = level.minimised(self.lower, old.y, tol, max_steps=self.max_inner, memory=old.memory)
-        y, here = solved.x, level.at(solved.x)
-        value, (f_x, f_y) = oracle.f.gradient((x, y), None, (0, 1))
-        face = tangent(oracle.Y, y - here.y)
-        v = adjoint(here, f_y, LINEAR * tol, solver=self.inverse, start=old.v, face=face, diagonal=level.diagonal)
-        self.response = Response(y, v.x, solved.memory, level.diagonal)
-        gradient = f_x - here.xy(v.x)
-        corrected = float(value) - float(v.x @ face.project(here.y))
-        return Answer(corrected, gradient, solved.residual, v.residual, _lower_reason(solved, v.reason), v.reason)
-
-
-def _lower_reason(solved: Minimum, linear: LinearReason) -> Reason:
-    """A saddle point of g is no lower solution, however small its gradient."""
-    return Reason.NONFINITE if linear is LinearReason.NONFINITE else solved.reason
+        y, memory, reason = old.y, old.memory, None
+        if not (isinstance(self.inverse, AdjointMethod) and self.inverse.moves):
+            solved = level.minimised(self.lower, y, tol, max_steps=self.max_inner, memory=memory)
+            y, memory, reason = solved.x, solved.memory, solved.reason
+        here = Here.of(oracle, x, y, level.at(y))
+        found = differentiate(self.inverse, here, Wanted(tol, LINEAR * tol), start=old.v, diagonal=level.diagonal)
+        self.response, lower = Response(found.here.y, found.v, memory, level.diagonal), found.here.residual
+        if found.reason is LinearReason.NONFINITE:
+            reason = Reason.NONFINITE
+        elif reason is None:
+            reason = Reason.CONVERGED if lower <= tol else Reason.MAX_STEPS
+        return Answer(found.value, found.gradient, lower, found.residual, reason, found.reason)

@@ -20,6 +20,7 @@ from constrained.sets import ConvexSet, Everywhere
 
 from . import derivatives, residuals
 from .oracle import LOWER_STREAM, UPPER_STREAM, BilevelOracle
+from .value import Value
 
 CONSTRAINTS = ("lower_equality", "lower_inequality", "upper_equality", "upper_inequality")
 STREAMS = {"upper_data": UPPER_STREAM, "lower_data": LOWER_STREAM}
@@ -63,6 +64,7 @@ class BilevelProblem(Problem):
     upper_data: Sampler = field(default_factory=NoData)
     lower_data: Sampler = field(default_factory=NoData)
     lower_solution: Callable[[Any], Any] | None = None
+    _value: Value | None = field(default=None, init=False, repr=False)  # of `value`; `replace` drops it
 
     def __post_init__(self) -> None:
         for name in ("upper", "lower", *CONSTRAINTS, "lower_solution"):
@@ -169,6 +171,38 @@ class BilevelProblem(Problem):
 
     def finish(self, point: Point) -> Point:
         return Point(point.x.tree(), point.y.tree(), point.multipliers)
+
+    # -- for loops of the user's own ------------------------------------------------------------------------------------
+    def value(self, x: Any, *, tol: float | None = None) -> torch.Tensor:
+        """Phi(x) = f(x, y(x)), a 0-dim tensor that `backward()` differentiates by implicit differentiation.
+
+        x: structured like the problem's x (for a module: the module, or one like it). Its tensors get the gradient f_x - g_xy v
+        with g_yy v = f_y. Each call starts from the lower solution of the last. tol: on |y - P_Y(y - g_y)|, 1e-8 (1e-4 in
+        float32). Raises SolveFailed where the lower level cannot be solved or no hypergradient exists, Unsuitable for
+        mini-batches and constraints on the lower level, ProblemError where x does not fit. Differentiable once.
+
+        >>> import torch
+        >>> one = torch.ones(2, dtype=torch.float64)
+        >>> f, g = lambda x, y: (y**2).sum(), lambda x, y: ((y - 3 * x) ** 2).sum()
+        >>> problem = BilevelProblem(upper=f, lower=g, x=one, y=one)
+        >>> x = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+        >>> problem.value(x).backward()
+        >>> x.grad
+        tensor([18., 36.], dtype=torch.float64)
+        """
+        return self._live()(x, tol)
+
+    def response(self, x: Any, *, tol: float | None = None) -> Any:
+        """y(x) = argmin over Y of g(x, .), structured like the problem's y; what `value` finds on the way, without a gradient."""
+        live = self._live()
+        live.at(begun("x", x, live.like).detach(), live.accuracy(tol))
+        return live.phi.response.y.clone().tree()
+
+    def _live(self) -> Value:
+        if self._value is None:
+            object.__setattr__(self, "_value", Value(self))
+        assert self._value is not None
+        return self._value
 
     # -- truth ----------------------------------------------------------------------------------------------------------
     def fun(self, point: Point) -> float:

@@ -46,7 +46,7 @@ def residuals(oracle: BilevelOracle, x: Vec, y: Vec) -> dict[str, float]:
         lower = oracle.g.at(x, y)
         found["lower"] = residual(oracle.Y, y, lower.y)
         face = tangent(oracle.Y, y - lower.y)
-        v = adjoint(lower, f_y, 1e4 * torch.finfo(y.dtype).eps * float(f_y.norm()), face=face)
+        v = adjoint(lower, f_y, torch.finfo(y.dtype).eps ** 0.75 * float(f_y.norm()), face=face)
         found["upper"] = residual(oracle.X, x, f_x - lower.xy(v.x)) if math.isfinite(v.residual) else math.nan
         if v.reason is Reason.LEAST_SQUARES:
             found["optimism"] = v.residual

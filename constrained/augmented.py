@@ -77,8 +77,10 @@ def _twice(function: Objective | Constraint) -> None:
     """Raise Unsuitable where a function has first derivatives of its own but no second ones."""
     own = function.own
     first = own.gradient is not None or own.jacobian is not None or own.vjp is not None
-    if own.hvp is None and (first or not own.torch):
-        raise Unsuitable(f"{function.name}: no second derivatives for NewtonCG: give Function(..., hvp=), or take inner=LBFGS()")
+    if own.hvp is None and own.hessian is None and (first or not own.torch):
+        raise Unsuitable(
+            f"{function.name}: no second derivatives for NewtonCG: give Function(..., hvp=) or hessian=, or take inner=LBFGS()"
+        )
 
 
 def inequality(oracle: ConstrainedOracle, x: Vec) -> Tensor:

@@ -176,7 +176,7 @@ class SPG(Method):
         lam = s.memory
         assert isinstance(lam, float)
         d = X.project(s.x.add(s.gradient, -lam)) - s.x
-        slope = float(d @ s.gradient)
+        slope = min(float(d @ s.gradient), -float(d @ d) / lam)  # never above -|d|^2 / lam but by rounding
         if not slope < 0:
             return replace(s, reason=Reason.PRECISION.name)
         found = search(objective, s, d, slope, max(s.recent), curvature=False)
@@ -286,7 +286,7 @@ def search(
             if length == 0:  # every entry is held
                 break
         value, g = objective(x)
-        tilt = float(g @ across)
+        tilt = fall + float((g - s.gradient) @ across)  # g'across has no digits where a binding gradient is large
         bend = abs(tilt - fall) / (t * length) ** 2  # curvature along d: rounding x alone moves a value by eps bend |x|^2
         noise = NOISE * eps * max(abs(s.value), abs(value)) + 100 * eps * bend * size**2
         if not (math.isfinite(value) and math.isfinite(tilt)):

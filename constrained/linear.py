@@ -225,10 +225,11 @@ class Minres(LinearSolver):
         product, inverse = system.product, self.preconditioner or system.inverse
         x, r, spent = (b.zeros(), b, 0) if start is None else (start, b - product(start), 1)
         residual, steps, known = float(r.norm()), 0, (None, None)
+        down: Vec | None = None  # a direction of negative curvature
         limit = self.max_steps or 10 * b.size + 20
 
         def ended(reason: Reason) -> LinearSolution:
-            return LinearSolution(x, residual, spent, reason, None, None, *known)
+            return LinearSolution(x, residual, spent, reason, down, None, *known)
 
         if not math.isfinite(residual):
             return ended(Reason.NONFINITE)
@@ -240,7 +241,7 @@ class Minres(LinearSolver):
                     limit = steps + sweep.steps
             if inverse is None and steps == 0:
                 known = sweep.smallest(), sweep.norm_a
-            steps, spent = steps + sweep.steps, spent + sweep.steps + 1
+            steps, spent, down = steps + sweep.steps, spent + sweep.steps + 1, down or sweep.bent
             x_new = x + sweep.x
             r_new = b - product(x_new)
             old, new = residual, float(r_new.norm())
@@ -278,6 +279,7 @@ class Sweep:
     def __init__(self, product: Product, inverse: Product | None, b: Vec):
         self.product, self.inverse, self.eps = product, inverse, torch.finfo(b.dtype).eps
         self.steps, self.reason, self.norm_a = 0, None, 0.0
+        self.bent: Vec | None = None  # a direction of negative curvature
         self.x, self.r, self.norm = b.zeros(), b, float(b.norm())
         self.u_old, self.u, self.v, self.beta = b.zeros(), *self.normalised(b)
         self.w_old, self.w = b.zeros(), b.zeros()
@@ -310,6 +312,8 @@ class Sweep:
             return
         norm_a = self.norm_a = max(self.norm_a, math.hypot(math.hypot(a, b_now), b_next))
         delta, gamma_bar = self.c * self.delta + self.s * a, self.s * self.delta - self.c * a
+        if self.inverse is None and self.c * gamma_bar > math.sqrt(self.eps) * norm_a:  # r'A r = -c gamma_bar phi^2
+            self.bent = self.r
         epsilon, self.epsilon, self.delta = self.epsilon, self.s * b_next, -self.c * b_next
         # |A r| of the iterate reached so far: zero with r nonzero means r in null(A), a least-squares solution.
         # Lanczos vectors lose their orthogonality long before |A r| <= eps |A||r|; sqrt(eps) is what they can show, and a

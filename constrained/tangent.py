@@ -83,23 +83,25 @@ def _(Y: Affine, z: Vec) -> Tangent:
 
 @tangent.register
 def _(Y: Halfspace, z: Vec) -> Tangent:
-    out = z - Y.project(z)
-    square = float(out @ out)
-    return FREE if square == 0 else Tangent(lambda v: v.add(out, -(out @ v) / square))
+    if float((z - Y.project(z)).norm()) == 0:
+        return FREE
+    a, _, square = Y._on(z)  # z - P(z) is along a, but has few digits where z is near the set
+    return Tangent(lambda v: v.unravel((flat := v.ravel().double()) - a * ((a @ flat) / square)))
 
 
 @tangent.register
 def _(Y: Ball, z: Vec) -> Tangent:
     y = Y.project(z)
-    out = z - y
-    length = float(out.norm())
+    length = float((z - y).norm())
     if length == 0:
         return FREE
     if Y.radius == 0:
         return Tangent(lambda v: v.zeros())
+    center = Y._on(z)
+    out = y - y.like(center) if center else y  # along z - y, which has few digits where z is near the set
 
     def project(v: Vec) -> Vec:
-        return v.add(out, -(out @ v) / length**2)
+        return v.add(out, -(out @ v) / Y.radius**2)
 
     return Tangent(project, lambda v: project(v) * (length / Y.radius))  # |z - center| = radius + |z - y|
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+from bilevel.neumann import Neumann, StochasticNeumann
 from bilevel.solvers.f2sa import F2SA
 from bilevel.solvers.implicit import Implicit
 from bilevel.solvers.kwon import KwonDoubleLoop, KwonSingleLoop
 from bilevel.solvers.penalty import Penalty
 from bilevel.solvers.penalty_sgd import PenaltySGD
+from bilevel.unrolled import Unrolled
 from constrained.accuracy import Estimated, Paper
 from constrained.autolinear import AutoLinear
 from constrained.core.errors import OptionError
@@ -59,6 +61,7 @@ OBJECTS: dict[str, Callable[..., Any]] = {
     "kaczmarz": Kaczmarz,
     "lbfgs": LBFGS,
     "minres": Minres,
+    "neumann": Neumann,
     "newton-cg": NewtonCG,
     "paper": Paper,
     "power": Power,
@@ -68,6 +71,8 @@ OBJECTS: dict[str, Callable[..., Any]] = {
     "sgd": SGD,
     "sketch": Sketch,
     "spg": SPG,
+    "stochastic-neumann": StochasticNeumann,
+    "unrolled": Unrolled,
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

@@ -34,8 +34,9 @@ def rows(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     from sklearn.model_selection import train_test_split
 
     X, y = load_digits(return_X_y=True)
-    train, rest, y_train, y_rest = train_test_split(X, y, train_size=600, random_state=seed, stratify=y)
-    validate, test, y_validate, y_test = train_test_split(rest, y_rest, train_size=600, random_state=seed, stratify=y_rest)
+    train, rest, y_train, y_rest = map(np.asarray, train_test_split(X, y, train_size=600, random_state=seed, stratify=y))
+    again = train_test_split(rest, y_rest, train_size=600, random_state=seed, stratify=y_rest)
+    validate, test, y_validate, y_test = map(np.asarray, again)
     mean, std = train.mean(0), train.std(0)
     std[std < 1e-8] = 1.0
     parts = ((train, y_train), (validate, y_validate), (test, y_test))

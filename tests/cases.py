@@ -15,6 +15,7 @@ from torch import Tensor
 from bilevel import (
     F2SA,
     SGD,
+    Auto,
     BilevelProblem,
     Box,
     Everywhere,
@@ -164,6 +165,7 @@ def small(noise: float = 0.0) -> Instance:
 
 
 # -- the table --------------------------------------------------------------------------------------------------------------
+AUTO = Auto(candidates=(Implicit(), Penalty()), tol=1e-4)
 ADAM = Penalty(sigma=0.01, outer=ScalarAdam(lr=Power(scale=0.5, exponent=0.5)), max_outer=120)
 NOISY = PenaltySGD(sigma=0.1, gamma=0.5, momentum=0.0, outer=SGD(lr=Power(scale=0.1, exponent=0.25)), warmup=10)
 LOGISTIC = PenaltySGD(sigma=0.1, outer=SGD(lr=Power(scale=0.5, exponent=0.25)), warmup=10)
@@ -188,6 +190,8 @@ CASES = [
     Case(name="implicit-flat", solver=Implicit(), instance=lambda: quadratic(rank=12, flat=True), tolerance=1e-6),
     Case(name="implicit-clipped", solver=Implicit(), instance=clipped, tolerance=1e-6),
     Case(name="implicit-dict-module", solver=Implicit(), instance=logistic, tolerance=1e-6),
+    Case(name="auto-quadratic", solver=AUTO, instance=quadratic, tolerance=1e-4),
+    Case(name="auto-optimistic", solver=AUTO, instance=lambda: quadratic(rank=12), tolerance=1e-4),
     Case(name="penalty-fixed-adam", solver=ADAM, instance=small, tolerance=1e-2, ends=BUDGET),
     loop(name="sgd-noisy", solver=NOISY, instance=lambda: small(0.01), tolerance=0.1, max_steps=600),
     loop(name="sgd-exact", solver=NOISY, instance=small, tolerance=0.1, max_steps=600),

@@ -37,12 +37,16 @@ from constrained.linear import CG, LinearSolver
 from constrained.linear import Reason as LinearReason
 from constrained.newton_cg import NewtonCG
 
+from ..adjoint import AdjointMethod
 from ..hyperobjective import Hyperobjective, Response
+from ..lower import Lower
 from ..oracle import BilevelOracle
 
 PATIENCE = 50  # outer steps without a smaller R after which the inner accuracy is raised
 TIGHTEST = 1e-6  # times theta
-LOWER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.LOWER_UNSOLVED}
+BLAMED = 1e-3  # of R: a smaller change of the gradient, by ten times the accuracy, is not why the search failed
+UNSOLVED = (Reason.UNBOUNDED, Reason.MAX_STEPS, Reason.LINE_SEARCH)
+LOWER_FAILED = {Reason.NONFINITE: Status.NONFINITE, **dict.fromkeys(UNSOLVED, Status.LOWER_UNSOLVED)}
 UPPER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.UNBOUNDED}
 LINEAR_FAILED = {LinearReason.LEAST_SQUARES: Status.SINGULAR, LinearReason.NEGATIVE_CURVATURE: Status.LOWER_UNSOLVED}
 
@@ -71,9 +75,10 @@ class Implicit(Solver[BilevelOracle, ImplicitState]):
 
     grad Phi = f_x - g_xy v with g_yy v = f_y at y = argmin over Y of g(x, .); where Y is a set, on its tangent at y.
 
-    inverse: how v is found: CG() (MINRES where g_yy is singular), Minres(), Direct(). outer: LBFGS() (ProjectedLBFGS where X is
-    a Box, SPG on other sets). lower: the method for y, NewtonCG() (SPG on sets that are no boxes) or LBFGS(). theta: inner
-    accuracy relative to the outer residual. max_outer: outer steps; max_inner: steps of one lower minimisation.
+    inverse: how v is found: CG() (MINRES where g_yy is singular), Minres(), Direct(), Neumann(), FixedPoint(map=...), or
+    Unrolled(), which takes the steps on y too. outer: LBFGS() (ProjectedLBFGS where X is a Box, SPG on other sets). lower: the
+    method for y, NewtonCG() (SPG on sets that are no boxes) or LBFGS(). theta: inner accuracy relative to the outer residual.
+    max_outer: outer steps; max_inner: steps of one lower minimisation.
 
     A step costs one hypergradient a trial point of the outer method: a lower minimisation and a linear solve.
 
@@ -94,7 +99,7 @@ class Implicit(Solver[BilevelOracle, ImplicitState]):
     requires: ClassVar[Feature] = Feature.LOWER
 
     tol: Positive | None = None
-    inverse: LinearSolver = CG()
+    inverse: LinearSolver | AdjointMethod = CG()
     outer: Method = LBFGS()
     lower: Method = NewtonCG()
     theta: Fraction = 0.01
@@ -120,17 +125,28 @@ class Implicit(Solver[BilevelOracle, ImplicitState]):
         if new.outcome != "RUNNING" or (moved.why is Reason.RUNNING and new.stale <= PATIENCE):
             return new
         if new.theta > self.theta * TIGHTEST:
-            return self._again(oracle, replace(new, theta=0.1 * new.theta, stale=0))  # (3)
+            again = self._again(oracle, replace(new, theta=0.1 * new.theta, stale=0))  # (3)
+            if float((again.outer.gradient - moved.gradient).norm()) > BLAMED * moved.residual or again.outcome != "RUNNING":
+                return again
         return replace(new, outcome="LINE_SEARCH" if moved.why is Reason.LINE_SEARCH else "PRECISION")
 
     def terminate(self, oracle: BilevelOracle, state: ImplicitState) -> Status:
         return Status[state.outcome]
 
     def answer(self, oracle: BilevelOracle, state: ImplicitState) -> Point:
-        return Point(state.x, state.response.y)
+        y, tol = state.response.y, 0.1 * self.tolerance
+        if state.lower > tol:
+            level = Lower(oracle, state.x, state.response.diagonal.faded())
+            y = level.minimised(suited(self.lower, oracle.Y), y, tol, max_steps=self.max_inner).x
+        return Point(state.x, y)
 
     def monitor(self, state: ImplicitState) -> dict[str, float]:
         return {"upper": state.outer.value, "residual": state.outer.residual, "lower": state.lower, "linear": state.linear}
+
+    def notes(self, state: ImplicitState) -> tuple[str, ...]:
+        if state.outcome in ("PRECISION", "LINE_SEARCH") and state.outer.residual > 1e3 * self.tolerance:
+            return ("The gradient of the hyper-objective may jump here: where y reaches a face of Y, or g has a kink.",)
+        return ()
 
     # -- the parts of a step ----------------------------------------------------------------------------------------------
     def _phi(self, oracle: BilevelOracle, response: Response, theta: float, best: float, gain: float) -> Hyperobjective:

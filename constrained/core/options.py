@@ -142,6 +142,8 @@ def holds(value: Any, alternative: Any) -> bool:
         return value in typing.get_args(alternative)
     if origin is tuple:
         parts = typing.get_args(alternative)
+        if parts[1:] == (...,) and isinstance(value, tuple):  # any number of one kind
+            parts = parts[:1] * len(value)
         return (
             isinstance(value, tuple)
             and len(value) == len(parts)

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autodiff import Constraint, Draw, Objective
-from .tape import BATCHED, Lagrangian, Tape
+from .autodiff import BATCHED, Constraint, Draw, Objective
+from .tape import Lagrangian, Tape
 from .vec import Vec
 
 AGREE = 4e3  # round-offs by which a replayed number may differ from the tape's, 1e-12 in float64
@@ -167,7 +167,7 @@ def _fit(f: Objective, c: Constraint | None, x: Vec) -> None:
         raise Unrecorded(f"{x.size} unknowns: beyond {BATCHED} the operations cost more than their overhead")
     if f.random:
         raise Unrecorded("the objective has mini-batches, or a module in train mode")
-    if any(not g.torch or (g.gradient or g.hvp or g.jacobian or g.vjp) for g in own):
+    if any(not g.torch or (g.gradient or g.hvp or g.hessian or g.jacobian or g.vjp) for g in own):
         raise Unrecorded("a Function brings derivatives of its own")
 
 

@@ -50,6 +50,11 @@ class Result:
         return self._problem().fun(self.point)
 
     @property
+    def tried(self) -> tuple[Any, ...]:
+        """The solvers that an `Auto` tried before the last, each with its status, steps and residuals."""
+        return self.solver.tried(self.state)
+
+    @property
     def point(self) -> Point:
         return Point(self.x, self.y, self.multipliers)
 
@@ -92,7 +97,9 @@ class Result:
     def __repr__(self) -> str:
         lines = [f"Result: {self.message}"]
         lines += [f"  {name}: {_show(value)}" for name, value in (("x", self.x), ("y", self.y)) if value is not None]
-        lines.append(f"  {self.steps} steps, {self.calls.gradients} gradients, {self.seconds:.2f} s, {self.solver!r}")
+        lines.append(
+            f"  {self.steps} steps, {self.calls.gradients} gradients, {self.seconds:.2f} s, {self.solver.acting(self.state)!r}"
+        )
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 

@@ -79,7 +79,7 @@ class _Run:
         self.seconds = 0.0
         self.state: Any = None
         self.last: Any = None  # a finite state with memory of its own
-        self.details = ""
+        self.details, self.found = "", {}  # what the problem's residuals said at the last look, in words and numbers
         self.start: Any = None
         self.fingerprint: list[float] = []  # tells this problem from others of its signature
 
@@ -155,10 +155,13 @@ class _Run:
             if self.last is not None:
                 self.state = self.last
             return Status.NONFINITE
-        self.last = copy(self.state)
+        self.last, before, self.found = copy(self.state), self.state, {}
         status = self.solver.terminate(self.oracle, self.state)
         if status in CLAIMS and self.solver.exact:
             status = self.confirm(status)
+        if status.done and not status.ok:
+            self.timed(lambda: self.solver.again(self.oracle, self.state, status, self.found))
+            status = Status.RUNNING if self.state is not before else status
         if not status.done and self.max_steps is not None and self.k >= self.max_steps:
             status = Status.MAX_STEPS
         if not status.done and max_seconds is not None and self.seconds >= max_seconds:
@@ -167,7 +170,7 @@ class _Run:
 
     def confirm(self, claim: Status) -> Status:
         """CONVERGED if the residuals from the problem are within tol, whatever the solver thinks of its own progress."""
-        found = self.problem.certify(self.problem.finish(self.answer()))
+        found = self.found = self.problem.certify(self.problem.finish(self.answer()))
         self.details = ", ".join(f"{key} {value:.1e}" for key, value in found.items()) + f" (tol {self.solver.tolerance:.1e})"
         if any(value != value for value in found.values()):
             return Status.NONFINITE
@@ -359,7 +362,7 @@ def _suitable(problem: Problem, solver: Solver) -> None:
     if lacks & ~problem.features:
         parts.append(f"{name} needs {(lacks & ~problem.features).words()}")
     try:
-        fits = f"{type(default_solver(problem)).__name__} does"
+        fits = f"{type(default_solver(problem).acting()).__name__} does"
     except Unsuitable:
         fits = "no solver here does yet"
     advice = ""

@@ -224,6 +224,18 @@ class Solver(Options, ABC, Generic[OracleT, StateT]):
         """Sentences the result must carry."""
         return ()
 
+    def again(self, oracle: OracleT, state: StateT, status: Status, residuals: Mapping[str, float]) -> StateT:
+        """A state to go on from after an end without success, `residuals` as far as the problem was asked; the same: none."""
+        return state
+
+    def acting(self, state: StateT | None = None) -> Solver[Any, Any]:
+        """The solver itself; of an `Auto` the candidate that runs, the first where nothing runs yet."""
+        return self
+
+    def tried(self, state: StateT) -> tuple[Any, ...]:
+        """What ran before: of an `Auto`, its earlier candidates."""
+        return ()
+
     @classmethod
     def lacks(cls, features: Feature) -> Feature:
         """What of a problem this solver cannot handle, or needs and does not find."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -84,4 +85,4 @@ def calling(function: Callable[..., Any], *modules: torch.nn.Module | None) -> C
         swap = {f"v{i}.{k}": v for i, module in enumerate(modules) if module is not None for k, v in args[i].items()}
         return torch.func.functional_call(bundle, swap, (own.value, args[:n], args[n:]))
 
-    return Function(value, own.gradient, own.hvp, own.jacobian, own.vjp, own.jvp, own.torch)
+    return replace(own, value=value)

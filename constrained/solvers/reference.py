@@ -116,6 +116,11 @@ class View:
     def jacobian(self, x: np.ndarray) -> np.ndarray:
         return self.tape(x).jacobian.double().cpu().numpy()
 
+    def own_jacobian(self, x: np.ndarray) -> Any:
+        """The same as scipy.sparse where the user gives it sparse."""
+        J = self.tape(x).J
+        return J.scipy() if J.sparse else self.jacobian(x)
+
     def h(self, x: np.ndarray) -> np.ndarray:
         assert self.oracle.h is not None
         return self.oracle.h.value((self.vec(x),)).cpu().numpy()
@@ -176,6 +181,7 @@ class SLSQP(_Reference):
 @dataclass(frozen=True, kw_only=True)
 class TrustConstr(_Reference):
     """Trust-region interior point and Byrd-Omojokun SQP of scipy, with Hessian-vector products where no inequality is nonlinear.
+    A sparse Jacobian of the equalities stays sparse.
 
     gtol, xtol: its own tolerances; iterations: its limit. Inequalities get a BFGS approximation of their curvature.
 
@@ -209,7 +215,7 @@ class TrustConstr(_Reference):
 
                 return LinearOperator((n, n), matvec=times)  # pyright: ignore[reportCallIssue]
 
-            rows.append(NonlinearConstraint(view.c, 0, 0, jac=view.jacobian, hess=curvature))  # pyright: ignore[reportArgumentType]
+            rows.append(NonlinearConstraint(view.c, 0, 0, jac=view.own_jacobian, hess=curvature))  # pyright: ignore[reportArgumentType]
         if view.oracle.h is not None:
             rows.append(NonlinearConstraint(view.h, -np.inf, 0, jac=view.h_jacobian, hess=BFGS()))  # pyright: ignore[reportArgumentType]
         found = minimize(
@@ -220,7 +226,13 @@ class TrustConstr(_Reference):
             method="trust-constr",
             bounds=Bounds(view.low, view.high) if view.bounded else None,  # pyright: ignore[reportArgumentType]
             constraints=rows,
-            options={"gtol": self.gtol, "xtol": self.xtol, "maxiter": self.iterations, "barrier_tol": self.gtol},
+            options={
+                "gtol": self.gtol,
+                "xtol": self.xtol,
+                "maxiter": self.iterations,
+                "barrier_tol": self.gtol,
+                "sparse_jacobian": view.tape(view.x0).J.sparse or None,  # scipy wants all of them sparse, or none
+            },
         )
         return found.x, int(found.nit), str(found.message)
 

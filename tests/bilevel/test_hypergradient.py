@@ -5,74 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from lower_levels import NY, SPECTRA, Quadratic
 from torch import nn
 
 import bilevel
 from bilevel import BilevelProblem, Box, Function, Status, hypergradient
 
 F64 = torch.float64
-NX, NY = 4, 9
-
-
-def spectrum(values, seed=0):
-    """A symmetric matrix with these eigenvalues, in numpy."""
-    Q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(len(values), len(values))))
-    return Q @ np.diag(values) @ Q.T, Q
-
-
-class Quadratic:
-    """f = (y - a)' W (y - a) / 2 + |x - b|^2 / 10 + x' C y, g = (y - M x - m)' H (y - M x - m) / 2."""
-
-    def __init__(self, eigenvalues, seed=0, inside=False, scale=1.0):
-        rng = np.random.default_rng(seed + 100)
-        self.H, Q = spectrum(eigenvalues, seed)
-        self.M, self.m, self.a, self.b = rng.normal(size=(NY, NX)), rng.normal(size=NY), rng.normal(size=NY), rng.normal(size=NX)
-        self.W, self.C = spectrum(rng.uniform(0.5, 2, NY), seed + 1)[0], 0.1 * rng.normal(size=(NX, NY))
-        if inside:  # f ignores the null space of H
-            P = Q[:, np.asarray(eigenvalues) != 0] @ Q[:, np.asarray(eigenvalues) != 0].T
-            self.W, self.C = P @ self.W @ P, self.C @ P
-        self.x, self.scale = rng.normal(size=NX), scale
-        self.y = self.M @ self.x + self.m
-        H, M, m, a, b, W, C = (torch.tensor(v) for v in (self.H, self.M, self.m, self.a, self.b, self.W, self.C))
-
-        def upper(x, y):
-            return scale * (0.5 * (y - a) @ W @ (y - a) + 0.1 * ((x - b) ** 2).sum() + x @ C @ y)
-
-        def lower(x, y):
-            r = y - M @ x - m
-            return 0.5 * r @ H @ r
-
-        self.problem = BilevelProblem(upper=upper, lower=lower, x=torch.zeros(NX, dtype=F64), y=torch.zeros(NY, dtype=F64))
-
-    def f_y(self):
-        return self.scale * (self.W @ (self.y - self.a) + self.C.T @ self.x)
-
-    def truth(self):
-        """d/dx f(x, M x + m): y follows x through the range of H alone, and f ignores the rest."""
-        return self.scale * (0.2 * (self.x - self.b) + self.C @ self.y) + self.M.T @ self.f_y()
-
-    def at(self, given=True, **options):
-        y = torch.tensor(self.y) if given else None
-        return hypergradient(self.problem, torch.tensor(self.x), y, **options)
 
 
 def agree(found, truth, rel=1e-8):
     assert found.status is Status.CONVERGED, found.message
     value = np.asarray(found.value)
     assert np.linalg.norm(value - truth) <= rel * np.linalg.norm(truth), found
-
-
-SPECTRA = {
-    "spread": np.logspace(0, -1, NY),
-    "ill-conditioned": np.logspace(0, -4, NY),
-    "identity": np.ones(NY),
-    "1e-3 I": np.full(NY, 1e-3),
-    "1e3 I": np.full(NY, 1e3),
-    "two clusters": np.array([1.0] * 4 + [100.0] * 5),
-    "two loose clusters": np.array([1.0] * 4 + [100.0] * 5) * (1 + 1e-10 * np.arange(NY)),
-    "two far clusters": np.array([1e-3] * 4 + [1.0] * 5),
-    "one outlier": np.array([1.0] * 8 + [1e4]),
-}
 
 
 @pytest.mark.parametrize("name", SPECTRA)

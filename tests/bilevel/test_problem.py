@@ -7,6 +7,7 @@ from torch import nn
 
 from bilevel import (
     Affine,
+    Auto,
     BilevelProblem,
     Box,
     Everywhere,
@@ -257,7 +258,7 @@ def test_solver_of_mini_batches_by_default():
     data = torch.arange(6.0, dtype=F64)
     sampled = problem(lower=lambda x, y, b: lower(x, y) + 0 * b.mean(), lower_data=MiniBatches(data, 2))
     assert isinstance(solve(sampled, max_steps=3).solver, PenaltySGD)
-    assert isinstance(solve(sampled.full_batch(), max_steps=3).solver, Penalty)
+    assert isinstance(solve(sampled.full_batch(), max_steps=3).solver, Auto)
 
 
 # -- modules ----------------------------------------------------------------------------------------------------------------

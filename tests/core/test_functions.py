@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 from derivative_cases import DATA, F64, NX, NY, A, B, M, X, Y, c, close, d, numeric, objective, quadratic, randn
+from scipy import sparse
 from torch import Tensor
 
-from constrained.core import autodiff
+from constrained.core import autodiff, function
 from constrained.core.autodiff import Constraint, shaped
 from constrained.core.calls import Calls, Count
 from constrained.core.data import MiniBatches
 from constrained.core.errors import ProblemError, Unsuitable
-from constrained.core.function import Function
+from constrained.core.function import Function, Matrix, matrix
 from constrained.core.vec import Vec
 
 
@@ -76,6 +77,24 @@ def test_own_derivatives_of_one_variable():
     close(g.gradient([Vec.of(Y)])[1][0].tree(), A @ Y)
     close(line.product(Vec.of(X[:1].repeat(NY)), 0, 0).tree(), A @ X[:1].repeat(NY))
     assert float(function(Y)) == pytest.approx(float(0.5 * Y @ A @ Y))
+
+
+@pytest.mark.parametrize("n", [30, 70])
+def test_stacks_of_products_with_a_large_matrix(n):
+    """Logistic regression with a penalty a feature: g_yy = A'DA + diag(e^x), g_xy = diag(e^x y), below and above BATCHED."""
+    assert 30 <= autodiff.BATCHED < 70
+    rows, labels, y, x = randn(90, n, seed=40), randn(90, seed=41).sign(), 0.1 * randn(n, seed=42), 0.1 * randn(n, seed=43)
+
+    def g(x: Tensor, y: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(-labels * (rows @ y)).sum() + 0.5 * (x.exp() * y**2).sum()
+
+    s = torch.sigmoid(rows @ y)
+    H = rows.T @ ((s * (1 - s))[:, None] * rows) + torch.diag(x.exp())
+    line, vs = objective(g).linearize([Vec.of(x), Vec.of(y)]), randn(6, n, seed=44)
+    close(line.products(Vec.of(vs), 1, 1).tree(), vs @ H, 1e-12 * float(H.norm()))
+    close(line.products(Vec.of(vs), 0, 1).tree(), vs * x.exp() * y, 1e-12)
+    for v, found in zip(vs, line.products(Vec.of(vs), 1, 1).tree()):
+        close(line.product(Vec.of(v), 1, 1).tree(), found, 1e-12 * float(H.norm()))
 
 
 def test_own_derivatives_of_trees_and_batches():
@@ -289,6 +308,77 @@ def test_a_constraint_that_is_not_a_vector_is_refused(call, words):
     assert words in str(caught.value)
 
 
+def test_sparse_jacobians_of_two_arguments():
+    """Columns in the order of `Vec.ravel`, structures as they are."""
+    given = [np.concatenate([part.reshape(3, -1) for part in parts], 1) for parts in jacobian_parts()]
+    for form in (sparse.csr_array, sparse.coo_array, lambda A: torch.as_tensor(A).to_sparse_csr()):
+        con = Constraint("c", Function(curve, jacobian=lambda x, y, form=form: tuple(form(part) for part in given)), Calls())
+        cx, cy = con.vjp([Vec.of(X), CY], W)
+        true = own_vjp(X, CY.tree(), W)
+        close(cx.tree(), true[0])
+        close(cy.ravel(), Vec.of(true[1]).ravel())
+        assert cy.spec == CY.spec
+    con = Constraint("c", Function(curve, jacobian=lambda x, y: (sparse.csr_array(given[0]), sparse.eye_array(3))), Calls())
+    with pytest.raises(ProblemError, match=r"c\.jacobian: expected a matrix of shape \(3, 5\), dense or sparse, got \(3, 3\)"):
+        con.vjp([Vec.of(X), CY], W)
+
+
+def jacobian_parts() -> list[list[np.ndarray]]:
+    J, K = jacobian(X, CY.tree())
+    return [[J.numpy()], [K["w"].numpy(), K["b"].numpy()]]
+
+
+# -- matrices ---------------------------------------------------------------------------------------------------------------
+FORMS = {
+    "dense": lambda A: torch.as_tensor(A),
+    "array": lambda A: A,
+    "csr": sparse.csr_array,
+    "csc": sparse.csc_matrix,
+    "coo": sparse.coo_array,
+    "torch csr": lambda A: torch.as_tensor(A).to_sparse_csr(),
+    "torch coo": lambda A: torch.as_tensor(A).to_sparse(),
+    "torch csc": lambda A: torch.as_tensor(A).to_sparse_csc(),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("form", FORMS)
+def test_products_with_a_matrix_of_any_form(form, dtype):
+    entries = randn(3, 5, seed=30) * (randn(3, 5, seed=31) > 0)
+    A = matrix(FORMS[form](entries.numpy()), (3, 5), torch.zeros((), dtype=dtype), "A")
+    true, tol = entries.to(dtype), 1e-6 if dtype == torch.float32 else 1e-14
+    u, w, U, W = (randn(*shape, seed=32).to(dtype) for shape in ((5,), (3,), (4, 5), (4, 3)))
+    for found, wanted in ((A @ u, true @ u), (A.T @ w, true.T @ w), (A @ U, U @ true.T), (A.T @ W, W @ true), (A.dense(), true)):
+        assert found.dtype == dtype
+        close(found, wanted, tol)
+    assert A.sparse is (form not in ("dense", "array"))
+    assert A.stored == (int((entries != 0).sum()) if A.sparse else 15)
+    np.testing.assert_allclose(A.scipy().toarray(), entries, atol=tol)
+
+
+def test_matrices_without_rows_and_with_entries_given_twice():
+    empty = matrix(sparse.csr_array((0, 4)), (0, 4), Y, "A")
+    assert (empty @ Y).shape == (0,)
+    assert torch.equal(empty.T @ Y[:0], 0 * Y)
+    twice = sparse.coo_array((np.ones(3), ([0, 0, 1], [1, 1, 0])), shape=(2, 2))
+    assert torch.equal(matrix(twice, (2, 2), Y, "A").dense(), torch.tensor([[0.0, 2], [1, 0]], dtype=F64))
+
+
+def test_dense_matrices_do_not_share_the_graph_of_the_user():
+    assert not matrix(torch.ones(2, 2, requires_grad=True), (2, 2), Y, "A").entries.requires_grad
+    assert not Matrix(torch.ones(2, 2)).sparse
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"), [(np.eye(3), "got (3, 3)"), ([[1.0]], "got list"), (sparse.eye_array(2), "got (2, 2)")]
+)
+def test_what_is_no_such_matrix(wrong, words):
+    with pytest.raises(ProblemError) as caught:
+        matrix(wrong, (2, 3), Y, "f.hessian")
+    assert "f.hessian: expected a matrix of shape (2, 3), dense or sparse" in str(caught.value)
+    assert words in str(caught.value)
+
+
 # -- helpers ----------------------------------------------------------------------------------------------------------------
 def test_shaped_names_what_is_wrong():
     with pytest.raises(ProblemError, match=r"h: expected shapes \[\(3,\)\], got \[\(4,\)\]"):
@@ -297,4 +387,4 @@ def test_shaped_names_what_is_wrong():
 
 
 def test_docstring_examples():
-    assert doctest.testmod(autodiff).failed == 0
+    assert doctest.testmod(autodiff).failed == doctest.testmod(function).failed == 0

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from bilevel import Box, FullBatch, Function, MiniBatches
 from constrained import SLSQP, AugmentedLagrangian, ConstrainedProblem, SketchedNewton, solve
-from constrained.core.tape import BATCHED, Tape
+from constrained.core.autodiff import BATCHED
+from constrained.core.tape import Tape
 from constrained.core.vec import Vec
 from constrained.oracle import ConstrainedOracle
 from problems.cutest import CUTEST, cutest

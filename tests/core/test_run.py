@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bilevel import BilevelProblem, Box, Checkpoint, Feature, History, Penalty, PenaltySGD, Point, Status, iterate, solve
+from bilevel import Auto, BilevelProblem, Box, Checkpoint, Feature, History, Penalty, PenaltySGD, Point, Status, iterate, solve
 from constrained.core.errors import BilevelError, OptionError, SolveFailed, Unsuitable
 from constrained.core.options import Positive
 from constrained.core.result import Result
@@ -285,14 +285,15 @@ def test_result(solved):
     assert solved.success
     assert solved.fun == pytest.approx(2 * 0.25 + 2 * 0.25, abs=1e-6)
     assert solved.seed == 0
-    assert isinstance(solved.solver, Penalty)
+    assert isinstance(solved.solver, Auto)
+    assert solved.tried == ()
     assert solved.solver.tol == 1e-6
     assert set(solved.residuals()) == {"lower", "upper"}
     assert set(solved.certify()) == {"lower", "upper", "lower_gap"}
     text = repr(solved)
     assert text.startswith("Result: Converged")
     assert f"{solved.steps} steps, {solved.calls.gradients} gradients" in text
-    assert "Penalty(" in text
+    assert "Implicit(" in text
     assert len(text) < 1000
 
 
@@ -373,7 +374,7 @@ def test_not_a_problem():
 
 
 def test_unsuitable_solver_names_one_that_fits():
-    with pytest.raises(Unsuitable, match=r"solver: Walk does not handle a set X; Penalty does"):
+    with pytest.raises(Unsuitable, match=r"solver: Walk does not handle a set X; Implicit does"):
         solve(bowl(X=Box(0, 1)), Walk())
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from constrained import ConstrainedProblem
-from constrained.core.tape import BATCHED
+from constrained.core.autodiff import BATCHED
 from constrained.core.vec import Vec
 from problems.pde import laplacian
 
