@@ -324,7 +324,7 @@ def unsuitable_problems_are_refused(case: Case) -> None:
         else:
             assert not fits.lacks(problem.features)
             assert type(fits) is not type(case.solver)
-            assert f"{type(fits).__name__} does" in text
+            assert f"{type(fits.acting()).__name__} does" in text
 
 
 @check
