@@ -26,8 +26,6 @@ from constrained.core.run import Event, iterate, solve
 from constrained.core.solver import Feature, Multipliers, Point, Status
 from constrained.core.version import VERSION as __version__
 from constrained.descent import LBFGS, SPG, ProjectedLBFGS
-from constrained.direct import Direct
-from constrained.linear import CG, Minres
 from constrained.newton_cg import NewtonCG
 from constrained.sets import Affine, Ball, Box, Everywhere, Halfspace, Product, Simplex
 
@@ -45,7 +43,6 @@ from .solvers.penalty_sgd import PenaltySGD
 from .unrolled import Unrolled
 
 __all__ = [
-    "CG",
     "F2SA",
     "LBFGS",
     "SGD",
@@ -59,7 +56,6 @@ __all__ = [
     "BilevelProblem",
     "Box",
     "Checkpoint",
-    "Direct",
     "Event",
     "Everywhere",
     "Feature",
@@ -73,7 +69,6 @@ __all__ = [
     "KwonDoubleLoop",
     "KwonSingleLoop",
     "MiniBatches",
-    "Minres",
     "Multipliers",
     "Neumann",
     "NewtonCG",

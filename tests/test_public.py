@@ -24,11 +24,11 @@ DOCUMENTS += [path for path in sorted((ROOT / "docs").rglob("*.md")) if "_build"
 
 PUBLIC = {
     bilevel: """
-        AdamW AdjointMethod Affine Attempt Auto Ball BilevelProblem Box CG Checkpoint Direct Event Everywhere F2SA
-        Feature FixedPoint FullBatch Function Halfspace History Hypergradient Implicit KwonDoubleLoop KwonSingleLoop
-        LBFGS MiniBatches Minres Multipliers Neumann NewtonCG NoData Penalty PenaltySGD Point Power Product Progress
-        ProjectedLBFGS Recommendation Result SGD SPG ScalarAdam Simplex Status StochasticNeumann StopWhen Stream
-        TorchOptimizer Unrolled __version__ hypergradient iterate recommend solve
+        AdamW AdjointMethod Affine Attempt Auto Ball BilevelProblem Box Checkpoint Event Everywhere F2SA Feature
+        FixedPoint FullBatch Function Halfspace History Hypergradient Implicit KwonDoubleLoop KwonSingleLoop LBFGS
+        MiniBatches Multipliers Neumann NewtonCG NoData Penalty PenaltySGD Point Power Product Progress ProjectedLBFGS
+        Recommendation Result SGD SPG ScalarAdam Simplex Status StochasticNeumann StopWhen Stream TorchOptimizer
+        Unrolled __version__ hypergradient iterate recommend solve
     """,
     constrained: """
         Affine AugmentedLagrangian AugmentedLagrangianSGD AutoLinear Ball Box CG ConstrainedProblem ConvexSet Direct
