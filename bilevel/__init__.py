@@ -26,6 +26,7 @@ from constrained.core.run import Event, iterate, solve
 from constrained.core.solver import Feature, Multipliers, Point, Status
 from constrained.core.version import VERSION as __version__
 from constrained.descent import LBFGS, SPG, ProjectedLBFGS
+from constrained.multistart import multistart
 from constrained.newton_cg import NewtonCG
 from constrained.sets import Affine, Ball, Box, Everywhere, Halfspace, Product, Simplex
 
@@ -35,6 +36,7 @@ from .hypergradient import Hypergradient, hypergradient
 from .neumann import Neumann, StochasticNeumann
 from .problem import BilevelProblem
 from .recommend import Recommendation, recommend  # registers the default solver
+from .retrain import Retrained, retrain
 from .solvers.f2sa import F2SA
 from .solvers.implicit import Implicit
 from .solvers.kwon import KwonDoubleLoop, KwonSingleLoop
@@ -82,6 +84,7 @@ __all__ = [
     "ProjectedLBFGS",
     "Recommendation",
     "Result",
+    "Retrained",
     "ScalarAdam",
     "Simplex",
     "Status",
@@ -93,6 +96,8 @@ __all__ = [
     "__version__",
     "hypergradient",
     "iterate",
+    "multistart",
     "recommend",
+    "retrain",
     "solve",
 ]

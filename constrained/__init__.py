@@ -15,6 +15,7 @@ from .descent import LBFGS, SPG, ProjectedLBFGS
 from .direct import Direct
 from .linear import CG, Minres, System
 from .minimize import minimize
+from .multistart import multistart
 from .newton_cg import NewtonCG
 from .problem import ConstrainedProblem
 from .projected import ProjectedCG
@@ -63,5 +64,6 @@ __all__ = [
     "Vec",
     "iterate",
     "minimize",
+    "multistart",
     "solve",
 ]

@@ -1,0 +1,76 @@
+"""Several starts of one solve: local optima are then a choice."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from .core.errors import OptionError, extra
+from .core.result import Result
+from .core.run import solve
+from .core.solver import Point, Problem, Solver
+from .core.vec import Vec
+
+FAR = 1e30  # beyond any bound
+
+
+def multistart(
+    problem: Problem,
+    solver: Solver | None = None,
+    n: int = 10,
+    *,
+    spread: float = 1.0,
+    seed: int = 0,
+    jobs: int = 1,
+    **options: Any,
+) -> tuple[Result, ...]:
+    """`n` runs of `solve`, the best result first: CONVERGED ones before the others, then by `fun`.
+
+    The first start is the problem's own x. The others are uniform in X where each of its entries has two finite bounds, else the
+    projection on X of x + spread N(0, 1); y starts where the problem says. jobs: processes (joblib; each on one thread of torch).
+    Start i uses the seed seed + i. options: of `solve`. Raises OptionError for n < 1 or spread <= 0, MissingExtra without joblib
+    where jobs is not 1.
+
+    >>> from constrained import ConstrainedProblem, AugmentedLagrangian, Box
+    >>> two = torch.full((1,), 2.0, dtype=torch.float64)
+    >>> wave = ConstrainedProblem(objective=lambda x: (3 * x).sin().sum() + 0.1 * (x**2).sum(), x=two, X=Box(-4, 4))
+    >>> found = multistart(wave, AugmentedLagrangian(), 8)
+    >>> [round(one.fun, 3) for one in found[:2]], round(found[-1].fun, 3)
+    ([-0.973, -0.973], 0.314)
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise OptionError(f"n: must be an integer >= 1, got {n!r}")
+    if isinstance(spread, bool) or not isinstance(spread, (int, float)) or not 0 < spread < math.inf:
+        raise OptionError(f"spread: must be a number > 0, got {spread!r}")
+    starts = [None, *(_start(problem, spread, seed + i) for i in range(1, n))]
+    todo = [(problem, solver, start, seed + i, options) for i, start in enumerate(starts)]
+    if jobs == 1:
+        found = [solve(problem, solver, start=start, seed=one, **options) for _, _, start, one, _ in todo]
+    else:
+        joblib = extra("joblib", "search")
+        found = [result.on(problem) for result in joblib.Parallel(n_jobs=jobs)(joblib.delayed(_run)(*one) for one in todo)]
+    return tuple(sorted(found, key=lambda result: (not result.success, result.fun if math.isfinite(result.fun) else math.inf)))
+
+
+def _start(problem: Any, spread: float, seed: int) -> Point:
+    x: Vec = problem.oracle().variables["x"].detach()
+    rng = np.random.default_rng(np.random.SeedSequence([seed]))
+    ends = (
+        [problem.X.project(x.map(lambda leaf, s=s: torch.full_like(leaf, s * FAR))) for s in (-1, 1)]
+        if problem.X.entrywise
+        else []
+    )
+    if ends and not problem.X.whole and max(float(end.max_norm()) for end in ends) < 0.1 * FAR:
+        share = x.map(lambda leaf: torch.as_tensor(rng.uniform(size=leaf.shape)).to(leaf))
+        return Point((ends[0] + (ends[1] - ends[0]).times(share)).tree())
+    moved = x.map(lambda leaf: leaf + spread * torch.as_tensor(rng.normal(size=leaf.shape)).to(leaf))
+    return Point(problem.X.project(moved).tree())
+
+
+def _run(problem: Problem, solver: Solver | None, start: Point | None, seed: int, options: dict[str, Any]) -> Result:
+    """In a process of its own."""
+    torch.set_num_threads(1)
+    return solve(problem, solver, start=start, seed=seed, **options)
