@@ -51,7 +51,9 @@ def multistart(
         found = [solve(problem, solver, start=start, seed=one, **options) for _, _, start, one, _ in todo]
     else:
         joblib = extra("joblib", "search")
-        found = [result.on(problem) for result in joblib.Parallel(n_jobs=jobs)(joblib.delayed(_run)(*one) for one in todo)]
+        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+            runs = joblib.Parallel(n_jobs=jobs)(joblib.delayed(_run)(*one) for one in todo)
+        found = [result.on(problem) for result in runs]
     return tuple(sorted(found, key=lambda result: (not result.success, result.fun if math.isfinite(result.fun) else math.inf)))
 
 
@@ -72,5 +74,4 @@ def _start(problem: Any, spread: float, seed: int) -> Point:
 
 def _run(problem: Problem, solver: Solver | None, start: Point | None, seed: int, options: dict[str, Any]) -> Result:
     """In a process of its own."""
-    torch.set_num_threads(1)
     return solve(problem, solver, start=start, seed=seed, **options)

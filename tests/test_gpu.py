@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import bilevel
-from problems import hyper_cleaning, quadratic
+import constrained
+from problems import cutest, hyper_cleaning, logistic, logistic_penalties, poisson_control, quadratic
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -26,6 +27,35 @@ def test_hypergradient_equals_the_one_on_the_host():
     ]
     assert all(one.status is bilevel.Status.CONVERGED for one in found)
     assert torch.allclose(found[0].value, found[1].value.cpu(), rtol=1e-8)
+
+
+def test_implicit_differentiation_takes_the_same_path():
+    ends = [bilevel.solve(logistic_penalties(device=d).problem, bilevel.Implicit(), tol=1e-4) for d in ("cpu", "cuda")]
+    assert all(end.status is bilevel.Status.CONVERGED for end in ends)
+    assert ends[1].x.is_cuda
+    assert ends[0].fun == pytest.approx(ends[1].fun, rel=1e-4)
+
+
+NEWTON = {
+    "HS78": (lambda d: cutest(name="HS78", device=d), constrained.SketchedNewton()),
+    "HS40, sketches": (
+        lambda d: cutest(name="HS40", device=d),
+        constrained.SketchedNewton(linear_solver=constrained.Sketch()),
+    ),
+    "poisson": (lambda d: poisson_control(N=16, device=d), constrained.SketchedNewton()),
+    "logistic": (lambda d: logistic(data="synthetic", n=400, N=800, sphere=False, device=d), constrained.SketchedNewton()),
+}
+
+
+@pytest.mark.parametrize("name", NEWTON)
+def test_newton_agrees_with_the_host(name):
+    """The same optimum and multipliers, within the tolerance of the residuals."""
+    make, solver = NEWTON[name]
+    found = [constrained.solve(make(d).problem, solver, start=make(d).start) for d in ("cpu", "cuda")]
+    assert all(one.status is bilevel.Status.CONVERGED for one in found)
+    here, there = (constrained.Vec.of(one.x).ravel().cpu() for one in found)
+    assert torch.allclose(here, there, rtol=1e-6, atol=1e-7)
+    assert torch.allclose(found[0].multipliers.equality, found[1].multipliers.equality.cpu(), rtol=1e-5, atol=1e-6)
 
 
 def test_mini_batches_are_the_same_rows_on_every_device():
