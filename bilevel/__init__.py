@@ -26,6 +26,7 @@ from constrained.core.run import Event, iterate, solve
 from constrained.core.solver import Feature, Multipliers, Point, Status
 from constrained.core.version import VERSION as __version__
 from constrained.descent import LBFGS, SPG, ProjectedLBFGS
+from constrained.face import FaceLBFGS
 from constrained.multistart import multistart
 from constrained.newton_cg import NewtonCG
 from constrained.sets import Affine, Ball, Box, Everywhere, Halfspace, Product, Simplex
@@ -40,6 +41,8 @@ from .retrain import Retrained, retrain
 from .solvers.f2sa import F2SA
 from .solvers.implicit import Implicit
 from .solvers.kwon import KwonDoubleLoop, KwonSingleLoop
+from .solvers.lv_hba import LVHBA
+from .solvers.lv_hba_single import LVHBASingleLoop
 from .solvers.penalty import Penalty
 from .solvers.penalty_sgd import PenaltySGD
 from .unrolled import Unrolled
@@ -47,6 +50,7 @@ from .unrolled import Unrolled
 __all__ = [
     "F2SA",
     "LBFGS",
+    "LVHBA",
     "SGD",
     "SPG",
     "AdamW",
@@ -60,6 +64,7 @@ __all__ = [
     "Checkpoint",
     "Event",
     "Everywhere",
+    "FaceLBFGS",
     "Feature",
     "FixedPoint",
     "FullBatch",
@@ -70,6 +75,7 @@ __all__ = [
     "Implicit",
     "KwonDoubleLoop",
     "KwonSingleLoop",
+    "LVHBASingleLoop",
     "MiniBatches",
     "Multipliers",
     "Neumann",

@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +21,9 @@ from constrained.sets import ConvexSet, Everywhere
 from . import derivatives, residuals
 from .oracle import LOWER_STREAM, UPPER_STREAM, BilevelOracle
 from .value import Value
+
+if TYPE_CHECKING:
+    from .diagnose import Diagnosis
 
 CONSTRAINTS = ("lower_equality", "lower_inequality", "upper_equality", "upper_inequality")
 STREAMS = {"upper_data": UPPER_STREAM, "lower_data": LOWER_STREAM}
@@ -214,7 +217,7 @@ class BilevelProblem(Problem):
         under a name that ends in `_estimate`.
         """
         oracle, x, y, without = self._read(point)
-        return residuals.renamed(residuals.residuals(oracle, x, y), without)
+        return residuals.renamed(residuals.residuals(oracle, x, y, point.multipliers), without)
 
     def certify(self, point: Point) -> dict[str, float]:
         """`residuals`, and `lower_gap` against re-solves of the lower level from several starts."""
@@ -222,13 +225,19 @@ class BilevelProblem(Problem):
         starts = [oracle.variables["y"]]
         known = self.closed_form(x)
         starts += [] if known is None else [known]
-        found = {**residuals.residuals(oracle, x, y), "lower_gap": residuals.lower_gap(oracle, x, y, starts)}
+        found = {**residuals.residuals(oracle, x, y, point.multipliers), "lower_gap": residuals.lower_gap(oracle, x, y, starts)}
         return residuals.renamed(found, without)
 
     def check(self, start: Point | None = None) -> derivatives.Report:
         """Compare every derivative with finite differences at the start, or at a given point. See `derivatives.Report`."""
         oracle, x, y, _ = self._read(start or Point(None, None))
         return derivatives.check(oracle, x, y)
+
+    def diagnose(self, start: Point | None = None) -> Diagnosis:
+        """A page on the problem at the start, or at a given point: `print(problem.diagnose())`. See `diagnose.Diagnosis`."""
+        from .diagnose import diagnose  # which knows the solvers, and these know this class
+
+        return diagnose(self, start)
 
     def module(self, point: Point) -> torch.nn.Module:
         """A copy of the module given as y (else as x) with the point's values as its parameters."""

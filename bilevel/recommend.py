@@ -12,6 +12,7 @@ from constrained.tangent import has_tangent
 
 from .problem import BilevelProblem
 from .solvers.implicit import Implicit
+from .solvers.lv_hba import LVHBA
 from .solvers.penalty import Penalty
 from .solvers.penalty_sgd import PenaltySGD
 
@@ -43,8 +44,11 @@ def recommend(problem: BilevelProblem) -> Recommendation:
     features, y = problem.features, problem.oracle().variables["y"]
     if Feature.SAMPLES in features and not PenaltySGD.lacks(features):
         return Recommendation(PenaltySGD(), ("Batches are drawn: a stochastic method, which needs max_steps.",))
+    if Penalty.lacks(features) and not LVHBA.lacks(features):
+        why = "Constraints couple the lower level with x: its regularised Lagrangian's value, with multipliers."
+        return Recommendation(LVHBA(), (why,))
     if Penalty.lacks(features):
-        handled = Penalty.supports | PenaltySGD.supports
+        handled = Penalty.supports | PenaltySGD.supports | LVHBA.supports
         raise Unsuitable(f"solve: no solver of this version handles {(features & ~handled).words()}")
     why = None
     if Implicit.lacks(features):

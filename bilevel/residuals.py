@@ -23,6 +23,7 @@ from collections.abc import Collection
 import numpy as np
 import torch
 
+from constrained.core.solver import Multipliers
 from constrained.core.vec import Vec
 from constrained.descent import LBFGS, minimise, residual
 from constrained.diagonal import Diagonal
@@ -30,6 +31,7 @@ from constrained.linear import Reason
 from constrained.newton_cg import NewtonCG
 from constrained.tangent import has_tangent, tangent
 
+from . import constrained_residuals
 from .adjoint import adjoint
 from .lower import Lower, solve_lower
 from .oracle import BilevelOracle
@@ -38,10 +40,12 @@ UNKNOWNS = 100_000
 RESTARTS = (1.0, 2.0, 4.0)  # distances of the random starts, each taken to both sides of y
 
 
-def residuals(oracle: BilevelOracle, x: Vec, y: Vec) -> dict[str, float]:
+def residuals(oracle: BilevelOracle, x: Vec, y: Vec, multipliers: Multipliers | None = None) -> dict[str, float]:
     """lower, upper (or upper_estimate), optimism or linear, constraints at (x, y)."""
     found = {}
-    if y.size <= UNKNOWNS and has_tangent(oracle.Y) and oracle.g.second_order:
+    if constrained_residuals.has_lower_constraints(oracle):
+        found = constrained_residuals.residuals(oracle, x, y, multipliers)
+    elif y.size <= UNKNOWNS and has_tangent(oracle.Y) and oracle.g.second_order:
         f_x, f_y = oracle.f.grad(x, y)
         lower = oracle.g.at(x, y)
         found["lower"] = residual(oracle.Y, y, lower.y)
@@ -111,6 +115,8 @@ def lower_gap(oracle: BilevelOracle, x: Vec, y: Vec, starts: list[Vec]) -> float
         around += [y.add(step, far * spread), y.add(step, -far * spread)]
     tol = 1e6 * torch.finfo(y.dtype).eps
     everywhere = [oracle.Y.project(w) for w in [y, *starts, *around]]
+    if constrained_residuals.has_lower_constraints(oracle):
+        return constrained_residuals.lower_gap(oracle, x, y, everywhere[1:])
     if oracle.g.second_order and y.size <= UNKNOWNS:
         level = Lower(oracle, x, Diagonal.blank(y))
         best = min(level.minimised(NewtonCG(), w, tol, max_steps=1000).value for w in everywhere)

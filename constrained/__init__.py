@@ -13,10 +13,13 @@ from .core.solver import Multipliers, Point, Status
 from .core.vec import Vec
 from .descent import LBFGS, SPG, ProjectedLBFGS
 from .direct import Direct
+from .face import FaceLBFGS
+from .intersections import BoxHyperplane, CvxpySet
 from .linear import CG, Minres, System
 from .minimize import minimize
 from .multistart import multistart
 from .newton_cg import NewtonCG
+from .polyhedron import Polyhedron
 from .problem import ConstrainedProblem
 from .projected import ProjectedCG
 from .sets import Affine, Ball, Box, ConvexSet, Everywhere, Halfspace, Product, Simplex
@@ -39,11 +42,14 @@ __all__ = [
     "AutoLinear",
     "Ball",
     "Box",
+    "BoxHyperplane",
     "ConstrainedProblem",
     "ConvexSet",
+    "CvxpySet",
     "Direct",
     "Estimated",
     "Everywhere",
+    "FaceLBFGS",
     "Gaussian",
     "Halfspace",
     "Kaczmarz",
@@ -52,6 +58,7 @@ __all__ = [
     "NewtonCG",
     "Paper",
     "Point",
+    "Polyhedron",
     "Product",
     "ProjectedCG",
     "ProjectedLBFGS",

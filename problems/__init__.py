@@ -10,6 +10,7 @@ from .constrained_instance import ConstrainedInstance
 from .cutest import cutest
 from .instance import Instance, Recommended
 from .logistic import logistic
+from .lv_hba import FAMILY as LV_HBA
 from .pde import poisson_control
 from .penalties import logistic_penalties
 from .quadratic import quadratic
@@ -21,6 +22,7 @@ ZOO: dict[str, Callable[..., Instance]] = {
     "hyper-cleaning": hyper_cleaning,
     "logistic": logistic,
     "logistic-penalties": logistic_penalties,
+    **LV_HBA,
     "pl-toy": pl_toy,
     "poisson-control": poisson_control,
     "quadratic": quadratic,

@@ -15,6 +15,8 @@ from bilevel.neumann import Neumann, StochasticNeumann
 from bilevel.solvers.f2sa import F2SA
 from bilevel.solvers.implicit import Implicit
 from bilevel.solvers.kwon import KwonDoubleLoop, KwonSingleLoop
+from bilevel.solvers.lv_hba import LVHBA
+from bilevel.solvers.lv_hba_single import LVHBASingleLoop
 from bilevel.solvers.penalty import Penalty
 from bilevel.solvers.penalty_sgd import PenaltySGD
 from bilevel.unrolled import Unrolled
@@ -27,6 +29,7 @@ from constrained.core.run import default_solver
 from constrained.core.solver import Feature, Solver
 from constrained.descent import LBFGS, SPG, ProjectedLBFGS
 from constrained.direct import Direct
+from constrained.face import FaceLBFGS
 from constrained.linear import CG, Minres
 from constrained.newton_cg import NewtonCG
 from constrained.projected import ProjectedCG
@@ -45,6 +48,8 @@ SOLVERS: dict[str, type[Solver]] = {
     "implicit": Implicit,
     "kwon-double-loop": KwonDoubleLoop,
     "kwon-single-loop": KwonSingleLoop,
+    "lv-hba": LVHBA,
+    "lv-hba-single-loop": LVHBASingleLoop,
     "penalty": Penalty,
     "penalty-sgd": PenaltySGD,
     "sketched-newton": SketchedNewton,
@@ -57,6 +62,7 @@ OBJECTS: dict[str, Callable[..., Any]] = {
     "cg": CG,
     "direct": Direct,
     "estimated": Estimated,
+    "face-lbfgs": FaceLBFGS,
     "gaussian": Gaussian,
     "kaczmarz": Kaczmarz,
     "lbfgs": LBFGS,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bilevel import (
     F2SA,
+    LVHBA,
     SGD,
     Auto,
     BilevelProblem,
@@ -22,6 +23,7 @@ from bilevel import (
     Implicit,
     KwonDoubleLoop,
     KwonSingleLoop,
+    LVHBASingleLoop,
     MiniBatches,
     Penalty,
     PenaltySGD,
@@ -44,6 +46,7 @@ from constrained.core.solver import Solver
 from constrained.sets import ConvexSet
 from problems.cutest import cutest
 from problems.instance import Instance
+from problems.lv_hba import coupled_toy, llc
 from problems.quadratic import quadratic
 from problems.toy import pl_toy
 
@@ -192,6 +195,18 @@ CASES = [
     Case(name="implicit-dict-module", solver=Implicit(), instance=logistic, tolerance=1e-6),
     Case(name="auto-quadratic", solver=AUTO, instance=quadratic, tolerance=1e-4),
     Case(name="auto-optimistic", solver=AUTO, instance=lambda: quadratic(rank=12), tolerance=1e-4),
+    Case(name="lv-hba-toy", solver=LVHBA(), instance=coupled_toy, tolerance=1e-6),
+    Case(name="lv-hba-llc", solver=LVHBA(), instance=lambda: llc(n=10, start=1.0), tolerance=1e-6),
+    Case(
+        name="lv-hba-single",
+        solver=LVHBASingleLoop(),
+        instance=lambda: llc(n=10, start=1.0),
+        tolerance=5e-2,
+        max_steps=1000,
+        ends=BUDGET,
+        few=10,
+        gradients=4,
+    ),
     Case(name="penalty-fixed-adam", solver=ADAM, instance=small, tolerance=1e-2, ends=BUDGET),
     loop(name="sgd-noisy", solver=NOISY, instance=lambda: small(0.01), tolerance=0.1, max_steps=600),
     loop(name="sgd-exact", solver=NOISY, instance=small, tolerance=0.1, max_steps=600),

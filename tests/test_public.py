@@ -24,17 +24,18 @@ DOCUMENTS += [path for path in sorted((ROOT / "docs").rglob("*.md")) if "_build"
 
 PUBLIC = {
     bilevel: """
-        AdamW AdjointMethod Affine Attempt Auto Ball BilevelProblem Box Checkpoint Event Everywhere F2SA Feature
-        FixedPoint FullBatch Function Halfspace History Hypergradient Implicit KwonDoubleLoop KwonSingleLoop LBFGS
-        MiniBatches Multipliers Neumann NewtonCG NoData Penalty PenaltySGD Point Power Product Progress ProjectedLBFGS
-        Recommendation Result Retrained SGD SPG ScalarAdam Simplex Status StochasticNeumann StopWhen Stream
-        TorchOptimizer Unrolled __version__ hypergradient iterate multistart recommend retrain solve
+        AdamW AdjointMethod Affine Attempt Auto Ball BilevelProblem Box Checkpoint Event Everywhere F2SA FaceLBFGS
+        Feature FixedPoint FullBatch Function Halfspace History Hypergradient Implicit KwonDoubleLoop KwonSingleLoop
+        LBFGS LVHBA LVHBASingleLoop MiniBatches Multipliers Neumann NewtonCG NoData Penalty PenaltySGD Point Power
+        Product Progress ProjectedLBFGS Recommendation Result Retrained SGD SPG ScalarAdam Simplex Status
+        StochasticNeumann StopWhen Stream TorchOptimizer Unrolled __version__ hypergradient iterate multistart recommend
+        retrain solve
     """,
     constrained: """
-        Affine AugmentedLagrangian AugmentedLagrangianSGD AutoLinear Ball Box CG ConstrainedProblem ConvexSet Direct
-        Estimated Everywhere Gaussian Halfspace Kaczmarz LBFGS Minres Multipliers NewtonCG Paper Point Product ProjectedCG
-        ProjectedLBFGS SLSQP SPG Simplex Sketch SketchedNewton Status System TrustConstr Vec iterate minimize multistart
-        solve
+        Affine AugmentedLagrangian AugmentedLagrangianSGD AutoLinear Ball Box BoxHyperplane CG ConstrainedProblem
+        ConvexSet CvxpySet Direct Estimated Everywhere FaceLBFGS Gaussian Halfspace Kaczmarz LBFGS Minres Multipliers
+        NewtonCG Paper Point Polyhedron Product ProjectedCG ProjectedLBFGS SLSQP SPG Simplex Sketch SketchedNewton
+        Status System TrustConstr Vec iterate minimize multistart solve
     """,
 }
 NAMES = [

@@ -12,11 +12,11 @@ from constrained.core.errors import BilevelError
 from constrained.core.solver import Feature, Point, Solver
 from constrained.core.vec import Vec
 from constrained.sets import Box
-from problems import ZOO, Instance, pl_toy, quadratic
+from problems import LV_HBA, ZOO, Instance, pl_toy, quadratic
 from problems.toy import PL_MINIMA
 
-CONSTRAINED = ("cutest", "logistic", "poisson-control")  # tested in files of their own
-BILEVEL = [name for name in ZOO if name not in CONSTRAINED]
+APART = ("cutest", "logistic", "poisson-control", *LV_HBA)  # tested in files of their own
+BILEVEL = [name for name in ZOO if name not in APART]
 CASES = {
     **{name: (name, {}) for name in BILEVEL},
     "quadratic, singular and flat": ("quadratic", {"rank": 12, "flat": True, "noise": 0.01}),
