@@ -67,7 +67,7 @@ class BilevelProblem(Problem):
     upper_data: Sampler = field(default_factory=NoData)
     lower_data: Sampler = field(default_factory=NoData)
     lower_solution: Callable[[Any], Any] | None = None
-    _value: Value | None = field(default=None, init=False, repr=False)  # of `value`; `replace` drops it
+    _value = None  # what `value` keeps between calls, on the instance; not a field, so that `replace` drops it
 
     def __post_init__(self) -> None:
         for name in ("upper", "lower", *CONSTRAINTS, "lower_solution"):

@@ -38,12 +38,15 @@ LAST = 2**32 - 1
 SHAPES = {"fourclass": (862, 2), "diabetes": (768, 8), "gisette": (1000, 5000)}
 
 
-def llc(*, n: int = 100, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu", start: float = 10.0) -> Instance:
+def llc(
+    *, n: int = 100, seed: int = 0, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu", start: float = 10.0
+) -> Instance:
     """x in R^n, y = (y1, y2): x* = -0.3 e, y1* = 0.7 e, y2* = -0.4 e, lower multiplier -1, f* = n / 20.
 
-    n: size of x. start: every entry of x and y at the start.
+    n: size of x. start: every entry of x and y at the start. seed: nothing is drawn.
     """
     whole("lv-hba-llc(n=...)", n, 1)
+    whole("lv-hba-llc(seed=...)", seed, 0)
     number("lv-hba-llc(start=...)", start, -1e6)
     device = placed("lv-hba-llc", dtype, device)
 
@@ -140,14 +143,16 @@ def reduced_minima(kappa: float) -> list[float]:
 
 def coupled_toy(
     *,
+    seed: int = 0,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
     start: tuple[float, float] = (0.0, 0.0),
 ) -> Instance:
     """One variable each, one inequality: y(x) = min(2x, 1 - x), so that x* = y* = 1/2 with lower multiplier 1/2 and f* = 1/2.
 
-    start: x and y.
+    start: x and y. seed: nothing is drawn.
     """
+    whole("coupled-toy(seed=...)", seed, 0)
     device = placed("coupled-toy", dtype, device)
     x, y = (torch.tensor([float(one)], dtype=dtype, device=device) for one in start)
     problem = BilevelProblem(

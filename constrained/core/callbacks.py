@@ -24,7 +24,7 @@ class History:
     >>> import torch, bilevel
     >>> one, history = torch.ones((), dtype=torch.float64), History()
     >>> problem = bilevel.BilevelProblem(upper=lambda x, y: (y - 2) ** 2, lower=lambda x, y: (y - x) ** 2, x=one, y=one)
-    >>> _ = bilevel.solve(problem, max_steps=2, callbacks=[history])
+    >>> _ = bilevel.solve(problem, bilevel.Penalty(), max_steps=2, callbacks=[history])
     >>> [row["k"] for row in history.rows]
     [0, 1, 2]
     """

@@ -200,7 +200,7 @@ def iterate(
     >>> import bilevel
     >>> one = torch.ones((), dtype=torch.float64)
     >>> problem = bilevel.BilevelProblem(upper=lambda x, y: (y - 2) ** 2, lower=lambda x, y: (y - x) ** 2, x=one, y=one)
-    >>> [event.status.name for event in iterate(problem, max_steps=1)]
+    >>> [event.status.name for event in iterate(problem, bilevel.Penalty(), max_steps=1)]
     ['RUNNING', 'MAX_STEPS']
     """
     run = _prepare(problem, solver, start, resume, seed, tol, max_steps, max_seconds, check_every, callbacks, progress)
