@@ -43,16 +43,22 @@ from .solvers.implicit import Implicit
 from .solvers.kwon import KwonDoubleLoop, KwonSingleLoop
 from .solvers.lv_hba import LVHBA
 from .solvers.lv_hba_single import LVHBASingleLoop
+from .solvers.maid import MAID
+from .solvers.pbgd import GPBGD, VPBGD
+from .solvers.pbgd_fixed import GPBGDFixedStep, VPBGDFixedStep
 from .solvers.penalty import Penalty
 from .solvers.penalty_sgd import PenaltySGD
 from .unrolled import Unrolled
 
 __all__ = [
     "F2SA",
+    "GPBGD",
     "LBFGS",
     "LVHBA",
+    "MAID",
     "SGD",
     "SPG",
+    "VPBGD",
     "AdamW",
     "AdjointMethod",
     "Affine",
@@ -69,6 +75,7 @@ __all__ = [
     "FixedPoint",
     "FullBatch",
     "Function",
+    "GPBGDFixedStep",
     "Halfspace",
     "History",
     "Hypergradient",
@@ -99,6 +106,7 @@ __all__ = [
     "Stream",
     "TorchOptimizer",
     "Unrolled",
+    "VPBGDFixedStep",
     "__version__",
     "hypergradient",
     "iterate",

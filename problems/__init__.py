@@ -11,6 +11,7 @@ from .cutest import cutest
 from .instance import Instance, Recommended
 from .logistic import logistic
 from .lv_hba import FAMILY as LV_HBA
+from .maid import denoising, least_squares
 from .pde import poisson_control
 from .penalties import logistic_penalties
 from .quadratic import quadratic
@@ -19,10 +20,12 @@ from .tuning import ridge_1, ridge_50
 
 ZOO: dict[str, Callable[..., Instance]] = {
     "cutest": cutest,
+    "denoising": denoising,
     "hyper-cleaning": hyper_cleaning,
     "logistic": logistic,
     "logistic-penalties": logistic_penalties,
     **LV_HBA,
+    "maid-least-squares": least_squares,
     "pl-toy": pl_toy,
     "poisson-control": poisson_control,
     "quadratic": quadratic,

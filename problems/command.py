@@ -17,6 +17,9 @@ from bilevel.solvers.implicit import Implicit
 from bilevel.solvers.kwon import KwonDoubleLoop, KwonSingleLoop
 from bilevel.solvers.lv_hba import LVHBA
 from bilevel.solvers.lv_hba_single import LVHBASingleLoop
+from bilevel.solvers.maid import MAID
+from bilevel.solvers.pbgd import GPBGD, VPBGD
+from bilevel.solvers.pbgd_fixed import GPBGDFixedStep, VPBGDFixedStep
 from bilevel.solvers.penalty import Penalty
 from bilevel.solvers.penalty_sgd import PenaltySGD
 from bilevel.unrolled import Unrolled
@@ -45,16 +48,21 @@ SOLVERS: dict[str, type[Solver]] = {
     "augmented-lagrangian": AugmentedLagrangian,
     "augmented-lagrangian-sgd": AugmentedLagrangianSGD,
     "f2sa": F2SA,
+    "gpbgd": GPBGD,
+    "gpbgd-fixed-step": GPBGDFixedStep,
     "implicit": Implicit,
     "kwon-double-loop": KwonDoubleLoop,
     "kwon-single-loop": KwonSingleLoop,
     "lv-hba": LVHBA,
     "lv-hba-single-loop": LVHBASingleLoop,
+    "maid": MAID,
     "penalty": Penalty,
     "penalty-sgd": PenaltySGD,
     "sketched-newton": SketchedNewton,
     "slsqp": SLSQP,
     "trust-constr": TrustConstr,
+    "vpbgd": VPBGD,
+    "vpbgd-fixed-step": VPBGDFixedStep,
 }
 OBJECTS: dict[str, Callable[..., Any]] = {
     "adamw": AdamW,

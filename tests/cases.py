@@ -14,12 +14,16 @@ from torch import Tensor
 
 from bilevel import (
     F2SA,
+    GPBGD,
     LVHBA,
+    MAID,
     SGD,
+    VPBGD,
     Auto,
     BilevelProblem,
     Box,
     Everywhere,
+    GPBGDFixedStep,
     Implicit,
     KwonDoubleLoop,
     KwonSingleLoop,
@@ -31,6 +35,7 @@ from bilevel import (
     Power,
     ScalarAdam,
     Status,
+    VPBGDFixedStep,
 )
 from constrained import (
     SLSQP,
@@ -168,6 +173,7 @@ def small(noise: float = 0.0) -> Instance:
 
 
 # -- the table --------------------------------------------------------------------------------------------------------------
+FIXED_V, FIXED_G = VPBGDFixedStep(gamma=20.0, beta=0.5), GPBGDFixedStep(gamma=20.0)
 AUTO = Auto(candidates=(Implicit(), Penalty()), tol=1e-4)
 ADAM = Penalty(sigma=0.01, outer=ScalarAdam(lr=Power(scale=0.5, exponent=0.5)), max_outer=120)
 NOISY = PenaltySGD(sigma=0.1, gamma=0.5, momentum=0.0, outer=SGD(lr=Power(scale=0.1, exponent=0.25)), warmup=10)
@@ -207,6 +213,13 @@ CASES = [
         few=10,
         gradients=4,
     ),
+    Case(name="vpbgd-quadratic", solver=VPBGD(), instance=quadratic, tolerance=1e-6),
+    Case(name="vpbgd-clipped", solver=VPBGD(), instance=clipped, tolerance=1e-6),
+    Case(name="gpbgd-dict-module", solver=GPBGD(), instance=logistic, tolerance=1e-6),
+    Case(name="vpbgd-fixed", solver=FIXED_V, instance=small, tolerance=0.2, max_steps=2000, few=15, ends=BUDGET, gradients=4),
+    Case(name="gpbgd-fixed", solver=FIXED_G, instance=small, tolerance=0.5, max_steps=2000, few=15, ends=BUDGET, gradients=2),
+    Case(name="maid-quadratic", solver=MAID(), instance=small, tolerance=1e-5),
+    Case(name="maid-dict-module", solver=MAID(), instance=logistic, tolerance=1e-6),
     Case(name="penalty-fixed-adam", solver=ADAM, instance=small, tolerance=1e-2, ends=BUDGET),
     loop(name="sgd-noisy", solver=NOISY, instance=lambda: small(0.01), tolerance=0.1, max_steps=600),
     loop(name="sgd-exact", solver=NOISY, instance=small, tolerance=0.1, max_steps=600),

@@ -25,11 +25,11 @@ DOCUMENTS += [path for path in sorted((ROOT / "docs").rglob("*.md")) if "_build"
 PUBLIC = {
     bilevel: """
         AdamW AdjointMethod Affine Attempt Auto Ball BilevelProblem Box Checkpoint Event Everywhere F2SA FaceLBFGS
-        Feature FixedPoint FullBatch Function Halfspace History Hypergradient Implicit KwonDoubleLoop KwonSingleLoop
-        LBFGS LVHBA LVHBASingleLoop MiniBatches Multipliers Neumann NewtonCG NoData Penalty PenaltySGD Point Power
-        Product Progress ProjectedLBFGS Recommendation Result Retrained SGD SPG ScalarAdam Simplex Status
-        StochasticNeumann StopWhen Stream TorchOptimizer Unrolled __version__ hypergradient iterate multistart recommend
-        retrain solve
+        Feature FixedPoint FullBatch Function GPBGD GPBGDFixedStep Halfspace History Hypergradient Implicit
+        KwonDoubleLoop KwonSingleLoop LBFGS LVHBA LVHBASingleLoop MAID MiniBatches Multipliers Neumann NewtonCG NoData
+        Penalty PenaltySGD Point Power Product Progress ProjectedLBFGS Recommendation Result Retrained SGD SPG
+        ScalarAdam Simplex Status StochasticNeumann StopWhen Stream TorchOptimizer Unrolled VPBGD VPBGDFixedStep
+        __version__ hypergradient iterate multistart recommend retrain solve
     """,
     constrained: """
         Affine AugmentedLagrangian AugmentedLagrangianSGD AutoLinear Ball Box BoxHyperplane CG ConstrainedProblem
