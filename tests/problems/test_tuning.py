@@ -193,8 +193,8 @@ def test_the_default_solver_solves_ridge_1():
 @pytest.mark.slow
 @pytest.mark.parametrize(("solver", "regret"), [(bilevel.Penalty(), 1e-8), (None, 1e-6)], ids=["penalty", "default"])
 def test_an_optimum_of_ridge_50_is_found(solver, regret):
-    """From -2 the published local search ends at the second of the two optima, and so do these. The regret that a residual of 1e-6
-    allows is 1e-12 over twice the smallest curvature, 2e-7: 2.5e-6.
+    """From -2 the published local search ends at the second of the two optima, and so do these. The regret that a residual of
+    1e-6 allows is 1e-12 over twice the smallest curvature, 2e-7: 2.5e-6.
     """
     result = bilevel.solve(made("ridge-50").problem, solver)
     assert result.status is Status.CONVERGED, result.message
