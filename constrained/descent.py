@@ -48,7 +48,7 @@ class Reason(enum.Enum):
 @state
 class Descent:
     """x, its value, gradient and residual; `k` steps; the method's memory; `recent` values (SPG); the reason's name; the entries
-    that were `free` in the last step (ProjectedLBFGS).
+    that were `free` in the last step (ProjectedLBFGS, NewtonCG on a box).
     """
 
     k: int

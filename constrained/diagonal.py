@@ -15,6 +15,7 @@ from .core.vec import Vec, state
 from .linear import Product
 
 FADE = 0.1
+LEAST = 1e-6  # products; sums that stand for fewer do not fade: after 162 points without a product they would be 0 / 0
 SMALLEST = 1e-3  # of the mean, below which an entry is not trusted
 
 
@@ -31,7 +32,8 @@ class Diagonal:
 
     def faded(self) -> Diagonal:
         """At a new point. Memory of its own."""
-        return Diagonal(self.above * FADE, self.below * FADE)
+        fade = FADE if float(self.below.max_norm()) > LEAST else 1.0
+        return Diagonal(self.above * fade, self.below * fade)
 
     def watching(self, product: Product) -> Product:
         """The same product, each call of which is added to the sums, in place."""

@@ -2,7 +2,11 @@
 
     d: CG on H d = -g until |H d + g| <= min(1/2, sqrt|g|) |g| or p'Hp <= 0;   x <- P(x + t d)
 
-References: Dembo and Steihaug 1983 (the forcing term and negative curvature); Bertsekas 1982 (two-metric projection).
+On a box, while the entries that may move are not those of the last step, CG ends where it makes slow progress: the face is
+about to change, and H may be singular on it.
+
+References: Dembo and Steihaug 1983 (the forcing term and negative curvature); Bertsekas 1982 (two-metric projection);
+Moré and Toraldo 1991 (slow progress).
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from .linear import Product
 from .pairs import Pairs
 from .sets import ConvexSet
 
+SLOW = 0.3  # of the largest decrease in one run of CG: a smaller one ends it while the free entries change
 FAR = 10.0  # times 1 + |x|: the longest step along a direction without positive curvature
 
 
@@ -86,7 +91,8 @@ class NewtonCG(Method):
     def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
         assert isinstance(s.memory, float)
         product, free = cast(SecondOrder, objective).products(s.x), None if X.whole else unbound(X, s)
-        d, length = self._direction(product, s, free)
+        settled = free is None or s.free is None or float((free - s.free).norm()) == 0
+        d, length = self._direction(product, s, free, settled)
         length = length or s.memory
         if free is not None:
             d = d - _at(s.gradient, free.map(lambda t: 1 - t)) * length
@@ -102,13 +108,15 @@ class NewtonCG(Method):
         if isinstance(found, Reason):
             return replace(s, memory=length, reason=found.name)
         x, value, g = found
-        return Descent(s.k + 1, x, value, g, residual(X, x, g), length, (), Reason.RUNNING.name)
+        return Descent(s.k + 1, x, value, g, residual(X, x, g), length, (), Reason.RUNNING.name, free)
 
-    def _direction(self, product: Product, s: Descent, free: Vec | None) -> tuple[Vec, float]:
-        """d on the free entries (None: all of them), and the first step length of CG; 0 where that was not positive."""
+    def _direction(self, product: Product, s: Descent, free: Vec | None, settled: bool) -> tuple[Vec, float]:
+        """d on the free entries (None: all of them), and the first step length of CG; 0 where that was not positive. Not
+        settled: CG ends where it makes slow progress.
+        """
         inverse, eps = self.preconditioner, torch.finfo(s.x.dtype).eps
         r = -s.gradient if free is None else _at(-s.gradient, free)
-        d, p, first, largest = s.x.zeros(), None, 0.0, 0.0
+        d, p, first, largest, best = s.x.zeros(), None, 0.0, 0.0, 0.0
         norm = float(r.norm())
         tol, rz, old = max(min(0.5, math.sqrt(norm)) * norm, 0.5 * self.target), 0.0, 1.0
         for _ in range(2 * s.x.size + 10):
@@ -132,7 +140,9 @@ class NewtonCG(Method):
             alpha = rz / curvature
             first = first or alpha
             d, r = d.add_(p, alpha), r.add(q, -alpha)
-            norm = float(r.norm())
+            norm, best = float(r.norm()), max(best, alpha * rz)
+            if not settled and alpha * rz <= SLOW * best:
+                break
         return d, first
 
 

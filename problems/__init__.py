@@ -15,13 +15,16 @@ from .maid import denoising, least_squares
 from .pde import poisson_control
 from .penalties import logistic_penalties
 from .quadratic import quadratic
+from .sparse import elastic_net, lasso
 from .toy import pl_toy
 from .tuning import ridge_1, ridge_50
 
 ZOO: dict[str, Callable[..., Instance]] = {
     "cutest": cutest,
+    "elastic-net": elastic_net,
     "denoising": denoising,
     "hyper-cleaning": hyper_cleaning,
+    "lasso": lasso,
     "logistic": logistic,
     "logistic-penalties": logistic_penalties,
     **LV_HBA,
@@ -39,7 +42,9 @@ __all__ = [
     "Instance",
     "Recommended",
     "cutest",
+    "elastic_net",
     "hyper_cleaning",
+    "lasso",
     "logistic",
     "logistic_penalties",
     "pl_toy",

@@ -28,6 +28,8 @@ CASES = {
     "pl-toy, random start": ("pl-toy", {"seed": 5}),
     "ridge-1, other data": ("ridge-1", {"seed": 7}),
     "ridge-50, other data": ("ridge-50", {"seed": 7}),
+    "lasso, other data": ("lasso", {"seed": 2}),  # the optima of most others are kinks
+    "elastic-net, other data": ("elastic-net", {"seed": 5}),
 }
 EVERY = pytest.mark.parametrize("case", CASES)
 UNKNOWN = ("denoising", "hyper-cleaning", "logistic-penalties")  # no solution known to more digits than solvers give
@@ -290,7 +292,7 @@ WRONG = {
         *({"seed": -1}, {"seed": "0"}, {"dtype": torch.int64}, {"dtype": "float32"}, {"device": "nowhere"}),
     ],
 }
-WRONG["ridge-1"] = WRONG["ridge-50"] = [
+WRONG["ridge-1"] = WRONG["ridge-50"] = WRONG["lasso"] = WRONG["elastic-net"] = [
     *({"seed": -1}, {"seed": 2**32 - 1}, {"seed": 1.5}, {"seed": "0"}, {"seed": None}, {"seed": True}),
     *({"dtype": torch.int64}, {"dtype": "float32"}, {"device": "nowhere"}, {"device": 1.5}),
 ]
