@@ -13,6 +13,7 @@ from bilevel import (
     Everywhere,
     Feature,
     FullBatch,
+    Implicit,
     MiniBatches,
     Penalty,
     PenaltySGD,
@@ -183,7 +184,15 @@ def test_function_that_is_no_constraint(name, function, error, words):
     refused(error, [f"{name}: ", *words], lambda: bad.begin(bad.oracle(), None))
 
 
-@pytest.mark.parametrize("name", ["lower_equality", "lower_inequality", "upper_equality", "upper_inequality"])
+@pytest.mark.parametrize("name", ["lower_equality", "lower_inequality"])
+@pytest.mark.parametrize("solver", [Penalty(), Implicit()])
+def test_coupled_constraints_are_refused_with_the_name_of_a_solver(name, solver):
+    constrained = problem(**{name: lambda x, y: y})
+    words = [f"solver: {type(solver).__name__}", f"{name} constraints", "LVHBA does"]
+    refused(Unsuitable, words, lambda: solve(constrained, solver))
+
+
+@pytest.mark.parametrize("name", ["upper_equality", "upper_inequality"])
 def test_constraints_without_a_solver(name):
     constrained = problem(**{name: lambda x, y: y})
     assert Feature[name.upper()] in constrained.features
