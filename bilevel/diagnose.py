@@ -26,9 +26,9 @@ from constrained.core.solver import Point
 from constrained.core.vec import Vec
 from constrained.descent import Minimum, Reason, residual
 from constrained.diagonal import Diagonal
-from constrained.linear import Product
 from constrained.newton_cg import NewtonCG
 from constrained.sets import ConvexSet
+from constrained.spectrum import lanczos
 from constrained.tangent import FREE, Tangent, has_tangent, tangent
 
 from .adjoint import bent, system
@@ -152,7 +152,7 @@ def _curvature(at: LevelAt, face: Tangent, f_y: Vec, generator: torch.Generator)
         A, steps, size = Q.T @ A @ Q, None, Q.shape[1]
     else:
         steps, size, product = max(2, min(LANCZOS, MEMORY // n)), n, bent(at.yy, face)
-        A, Q = lanczos(lambda v: face.project(product(v)), face.project(direction(f_y, generator)), steps)
+        A, Q, _ = lanczos(lambda v: face.project(product(v)), face.project(direction(f_y, generator)), steps)
         steps = Q.shape[1]
     if not A.numel() or not bool(A.isfinite().all()):
         return None
@@ -171,32 +171,6 @@ def _curvature(at: LevelAt, face: Tangent, f_y: Vec, generator: torch.Generator)
         size=size,
         lanczos=steps,
     )
-
-
-def lanczos(product: Product, start: Vec, steps: int) -> tuple[Tensor, Tensor]:
-    """Q'A Q, tridiagonal, and Q, an orthonormal basis of the Krylov space of `start`: Lanczos with full reorthogonalisation.
-
-    `steps` products, fewer where the space is exhausted; a product that is not finite ends it and stays in Q'A Q.
-
-    >>> A = torch.diag(torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64))
-    >>> small, Q = lanczos(lambda v: v.map(lambda t: A @ t), Vec.of(torch.ones(3, dtype=torch.float64)), 3)
-    >>> torch.linalg.eigvalsh(small)
-    tensor([1., 2., 3.], dtype=torch.float64)
-    """
-    v, steps, eps = start.ravel(), min(steps, start.size), torch.finfo(start.dtype).eps
-    V, small = v.new_zeros(steps, len(v)), v.new_zeros(steps, steps)
-    beta, largest, k = v.norm(), 0.0, 0
-    while k < steps and float(beta) > 1e3 * eps * largest:
-        V[k] = v / beta
-        q = product(start.unravel(V[k])).ravel()
-        largest = max(largest, float(q.norm()))
-        small[k, k] = V[k] @ q
-        for _ in range(2):
-            q = q - V[: k + 1].T @ (V[: k + 1] @ q)
-        v, beta, k = q, q.norm(), k + 1
-        if k < steps:
-            small[k, k - 1] = small[k - 1, k] = beta
-    return small[:k, :k], V[:k].T
 
 
 def _mixed(g: Level, x: Vec, y: Vec, at: LevelAt | None, generator: torch.Generator) -> float:

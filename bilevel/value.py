@@ -14,7 +14,7 @@ from torch import Tensor
 from constrained.core.errors import OptionError, SolveFailed
 from constrained.core.variables import begun, parameters
 from constrained.core.vec import Tree, Vec, tensors
-from constrained.descent import Reason, suited
+from constrained.descent import Reason
 from constrained.diagonal import Diagonal
 from constrained.linear import CG
 from constrained.linear import Reason as LinearReason
@@ -43,7 +43,7 @@ class Value:
         self.like, y = self.oracle.variables["x"], self.oracle.variables["y"]
         y = self.oracle.Y.project(y.detach().clone())
         response = Response(y, y.zeros(), None, Diagonal.blank(y))
-        lower = suited(NewtonCG(), self.oracle.Y)
+        lower = NewtonCG().suited(self.oracle.Y)
         self.phi = Hyperobjective(self.oracle, lower, CG(), response, 1.0, 1.0, 1.0, MAX_INNER)
 
     def __call__(self, x: Tree, tol: float | None) -> Tensor:

@@ -7,8 +7,6 @@ hess A = hess f + sum (lam + rho c)_i hess c_i + rho J'J + sum mu+_i hess h_i + 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -19,7 +17,6 @@ from .core.tape import Tape
 from .core.vec import Vec
 from .linear import Product
 from .oracle import ConstrainedOracle
-from .sets import ConvexSet
 
 NOTHING = Objective("nothing", lambda x: torch.zeros(()), Calls())  # the objective of the tape of h
 
@@ -86,19 +83,3 @@ def _twice(function: Objective | Constraint) -> None:
 def inequality(oracle: ConstrainedOracle, x: Vec) -> Tensor:
     """h(x); no entries where there is no inequality."""
     return torch.zeros(0, dtype=x.dtype, device=x.device) if oracle.h is None else oracle.h.value((x,)).to(x.dtype)
-
-
-def curvature(gradient: Callable[[Vec], Vec], X: ConvexSet, x: Vec, rounds: int = 10) -> float:
-    """The largest |eigenvalue| of a Hessian at x, by power iterations on differences of its gradient inside X."""
-    generator = torch.Generator().manual_seed(0)
-    v = x.map(lambda t: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t))
-    h, tiny = torch.finfo(x.dtype).eps ** (1 / 3) * max(1.0, float(x.max_norm())), torch.finfo(x.dtype).tiny
-    base, most = gradient(x), 0.0
-    for _ in range(rounds - 1):
-        v = v / max(float(v.norm()), tiny)
-        step = X.project(x.add(v, h)) - x
-        if float(step.norm()) < 1e-3 * h:  # X ends here: look the other way
-            step = X.project(x.add(v, -h)) - x
-        v = (gradient(x + step) - base) / max(float(step.norm()), tiny)
-        most = max(most, float(v.norm()))
-    return most

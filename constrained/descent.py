@@ -259,11 +259,6 @@ def _with_pairs(
     return Descent(0, x, value, g, norm, pairs, (), _sane(value, norm).name)
 
 
-def suited(method: Method, X: ConvexSet) -> Method:
-    """The method where it applies on X; else, for LBFGS, ProjectedLBFGS where each entry projects alone; else SPG."""
-    return method.suited(X)
-
-
 def search(
     objective: Objective, s: Descent, d: Vec, slope: float, reference: float, *, curvature: bool, X: ConvexSet | None = None
 ) -> tuple[Vec, float, Vec] | Reason:
@@ -341,7 +336,7 @@ def minimise(
     'CONVERGED'
     """
     X = X or Everywhere()
-    method = suited(method, X).aimed(tol)
+    method = method.suited(X).aimed(tol)
     s, eps = method.init(objective, X, x, memory), torch.finfo(x.dtype).eps
     low, best, waited = s.value, s.residual, 0
     while s.why is Reason.RUNNING and s.residual > tol and s.k < max_steps:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .core.errors import OptionError, extra
+from .core.options import number
 from .core.result import Result
 from .core.run import solve
 from .core.solver import Point, Problem, Solver
@@ -30,9 +31,10 @@ def multistart(
     """`n` runs of `solve`, the best result first: CONVERGED ones before the others, then by `fun`.
 
     The first start is the problem's own x. The others are uniform in X where each of its entries has two finite bounds, else the
-    projection on X of x + spread N(0, 1); y starts where the problem says. jobs: processes (joblib; each on one thread of torch).
-    Start i uses the seed seed + i. options: of `solve`. Raises OptionError for n < 1 or spread <= 0, MissingExtra without joblib
-    where jobs is not 1.
+    projection on X of x + spread N(0, 1); y starts where the problem says. Start i uses the seed seed + i. jobs: processes
+    (joblib; each on one thread of torch), -1: one a core. options: of `solve`.
+
+    Raises OptionError for n < 1, spread <= 0 or jobs = 0, MissingExtra without joblib where jobs is not 1.
 
     >>> from constrained import ConstrainedProblem, AugmentedLagrangian, Box
     >>> two = torch.full((1,), 2.0, dtype=torch.float64)
@@ -41,10 +43,11 @@ def multistart(
     >>> [round(one.fun, 3) for one in found[:2]], round(found[-1].fun, 3)
     ([-0.973, -0.973], 0.314)
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise OptionError(f"n: must be an integer >= 1, got {n!r}")
+    number("n", n, 1, whole=True)
     if isinstance(spread, bool) or not isinstance(spread, (int, float)) or not 0 < spread < math.inf:
         raise OptionError(f"spread: must be a number > 0, got {spread!r}")
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0:
+        raise OptionError(f"jobs: must be an integer, the number of processes or -1 for one a core, got {jobs!r}")
     starts = [None, *(_start(problem, spread, seed + i) for i in range(1, n))]
     todo = [(problem, solver, start, seed + i, options) for i, start in enumerate(starts)]
     if jobs == 1:
@@ -60,14 +63,11 @@ def multistart(
 def _start(problem: Any, spread: float, seed: int) -> Point:
     x: Vec = problem.oracle().variables["x"].detach()
     rng = np.random.default_rng(np.random.SeedSequence([seed]))
-    ends = (
-        [problem.X.project(x.map(lambda leaf, s=s: torch.full_like(leaf, s * FAR))) for s in (-1, 1)]
-        if problem.X.entrywise
-        else []
-    )
-    if ends and not problem.X.whole and max(float(end.max_norm()) for end in ends) < 0.1 * FAR:
-        share = x.map(lambda leaf: torch.as_tensor(rng.uniform(size=leaf.shape)).to(leaf))
-        return Point((ends[0] + (ends[1] - ends[0]).times(share)).tree())
+    if problem.X.entrywise and not problem.X.whole:
+        low, high = (problem.X.project(x.map(lambda leaf, far=far: torch.full_like(leaf, far))) for far in (-FAR, FAR))
+        if max(float(low.max_norm()), float(high.max_norm())) < 0.1 * FAR:
+            share = x.map(lambda leaf: torch.as_tensor(rng.uniform(size=leaf.shape)).to(leaf))
+            return Point((low + (high - low).times(share)).tree())
     moved = x.map(lambda leaf: leaf + spread * torch.as_tensor(rng.normal(size=leaf.shape)).to(leaf))
     return Point(problem.X.project(moved).tree())
 

@@ -7,7 +7,7 @@ Reformulation
     Phi(x) = f(x, y(x));   grad Phi = f_x - g_xy v,  g_yy v = f_y; on a set Y v lives in the tangent of Y at y
 
 Algorithm (one outer step)
-    (1) for each trial x:  y <- argmin over Y of g(x, .), from the last y, to |y - P_Y(y - g_y)| <= theta min(1, R)
+    (1) for each trial x:  y <- argmin over Y of g(x, .), from the last y, to |y - P_Y(y - g_y)| <= theta min(1, R) / gain
                            v <- solution of g_yy v = f_y, from the last v, to a residual theta min(1, R) / 10
                            Phi = f(x, y) - v'g_y,  grad Phi = f_x - g_xy v
     (2) x <- one step of the outer method on Phi (L-BFGS; projected on a set X), R = |x - P_X(x - grad Phi)|
@@ -15,7 +15,7 @@ Algorithm (one outer step)
     (4) stop if R <= tol
 
 Notation
-    f upper, g lower, theta the inner accuracy.
+    f upper, g lower, theta the inner accuracy, gain >= 1 the change of grad Phi that a unit of |g_y| makes, as measured.
 
 References
     Pedregosa: Hyperparameter optimization with approximate gradient, arXiv 1602.02355. There the accuracies are a sequence fixed
@@ -31,7 +31,7 @@ from typing import ClassVar
 from constrained.core.options import Fraction, Positive, Steps
 from constrained.core.solver import Feature, Point, Solver, Status
 from constrained.core.vec import Vec, state
-from constrained.descent import LBFGS, Descent, Method, Reason, suited
+from constrained.descent import LBFGS, Descent, Method, Reason
 from constrained.diagonal import Diagonal
 from constrained.linear import CG, LinearSolver
 from constrained.linear import Reason as LinearReason
@@ -112,14 +112,14 @@ class Implicit(Solver[BilevelOracle, ImplicitState]):
 
     def init(self, oracle: BilevelOracle, start: Point) -> ImplicitState:
         phi = self._phi(oracle, Response(start.y, start.y.zeros(), None, Diagonal.blank(start.y)), self.theta, math.inf, 0.0)
-        outer = suited(self.outer, oracle.X).init(phi, oracle.X, start.x)
+        outer = self.outer.suited(oracle.X).init(phi, oracle.X, start.x)
         blank = ImplicitState(0, start.x, phi.response, outer, self.theta, math.inf, 0.0, 0, 0, math.inf, math.inf, "RUNNING")
         return self._read(blank, phi, outer)
 
     def step(self, oracle: BilevelOracle, state: ImplicitState) -> ImplicitState:
         s = replace(state, k=state.k + 1)
         phi = self._phi(oracle, s.response, s.theta, s.best, s.gain)
-        moved = suited(self.outer, oracle.X).step(phi, oracle.X, s.outer)  # (1), (2)
+        moved = self.outer.suited(oracle.X).step(phi, oracle.X, s.outer)  # (1), (2)
         new = self._read(s, phi, moved)
         new = replace(new, stale=0 if moved.residual < 0.9 * s.best else s.stale + 1)
         if new.outcome != "RUNNING" or (moved.why is Reason.RUNNING and new.stale <= PATIENCE):
@@ -128,16 +128,15 @@ class Implicit(Solver[BilevelOracle, ImplicitState]):
             again = self._again(oracle, replace(new, theta=0.1 * new.theta, stale=0))  # (3)
             if float((again.outer.gradient - moved.gradient).norm()) > BLAMED * moved.residual or again.outcome != "RUNNING":
                 return again
+            new = again
         return replace(new, outcome="LINE_SEARCH" if moved.why is Reason.LINE_SEARCH else "PRECISION")
 
     def terminate(self, oracle: BilevelOracle, state: ImplicitState) -> Status:
         return Status[state.outcome]
 
     def answer(self, oracle: BilevelOracle, state: ImplicitState) -> Point:
-        y, tol = state.response.y, 0.1 * self.tolerance
-        if state.lower > tol:
-            level = Lower(oracle, state.x, state.response.diagonal.faded())
-            y = level.minimised(suited(self.lower, oracle.Y), y, tol, max_steps=self.max_inner).x
+        level = Lower(oracle, state.x, state.response.diagonal.faded())  # the last trial's y may be of another x
+        y = level.minimised(self.lower.suited(oracle.Y), state.response.y, 0.1 * self.tolerance, max_steps=self.max_inner).x
         return Point(state.x, y)
 
     def monitor(self, state: ImplicitState) -> dict[str, float]:
@@ -150,7 +149,7 @@ class Implicit(Solver[BilevelOracle, ImplicitState]):
 
     # -- the parts of a step ----------------------------------------------------------------------------------------------
     def _phi(self, oracle: BilevelOracle, response: Response, theta: float, best: float, gain: float) -> Hyperobjective:
-        lower = suited(self.lower, oracle.Y)
+        lower = self.lower.suited(oracle.Y)
         return Hyperobjective(oracle, lower, self.inverse, response, theta, best, gain, self.max_inner)
 
     def _read(self, s: ImplicitState, phi: Hyperobjective, outer: Descent) -> ImplicitState:
@@ -178,5 +177,5 @@ class Implicit(Solver[BilevelOracle, ImplicitState]):
 
     def _again(self, oracle: BilevelOracle, s: ImplicitState) -> ImplicitState:
         """Evaluate afresh at x, more accurately. The outer memory is kept."""
-        phi, method = self._phi(oracle, s.response, s.theta, s.best, s.gain), suited(self.outer, oracle.X)
+        phi, method = self._phi(oracle, s.response, s.theta, s.best, s.gain), self.outer.suited(oracle.X)
         return self._read(s, phi, method.init(phi, oracle.X, s.x, s.outer.memory))

@@ -44,6 +44,7 @@ from typing import ClassVar
 import torch
 
 from constrained.core.autodiff import Linearization
+from constrained.core.finite import direction
 from constrained.core.options import Fraction, Positive, Steps
 from constrained.core.solver import Feature, Point, Solver, Status
 from constrained.core.vec import Vec, state
@@ -51,10 +52,10 @@ from constrained.descent import LBFGS, Method, Minimum, Reason, minimise
 from constrained.linear import CG, System
 from constrained.linear import Reason as LinearReason
 from constrained.pairs import Pairs
+from constrained.spectrum import Lowest, lowest, lowest_from_scratch, norm
 
 from ..lower import solve_lower
 from ..oracle import BilevelOracle
-from ..spectrum import Lowest, lowest, lowest_from_scratch, norm, random_like
 
 SWEEP = 4  # products of a Lanczos sweep at a new point
 ROUNDS = 10  # of the power iterations at the start; later one a step
@@ -90,7 +91,7 @@ class MAIDState:
     trials: int
     memory: Pairs | float | None  # of the lower method
     mu: float
-    vectors: tuple[Vec, Vec, Vec, Vec]  # followed for mu, |g_xy|, |f_yy|, |f_xy|
+    vectors: tuple[Vec, ...]  # four, followed for mu, |g_xy|, |f_yy|, |f_xy|
     norms: tuple[float, float, float]  # |g_xy|, |f_yy|, |f_xy|
     rates: tuple[float, float]  # M_B, M_H
     searched: int  # trial points so far
@@ -202,7 +203,7 @@ class MAID(Solver[BilevelOracle, MAIDState]):
             trials=self.trials,
             memory=None,
             mu=1.0 if self.mu is None else self.mu,
-            vectors=(random_like(y, 0), random_like(y, 1), random_like(y, 2), random_like(y, 3)),
+            vectors=tuple(direction(y, torch.Generator().manual_seed(seed)) for seed in range(4)),
             norms=(0.0, 0.0, 0.0),
             rates=(0.0, 0.0),
             searched=0,

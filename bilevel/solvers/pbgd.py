@@ -41,7 +41,7 @@ import torch
 from constrained.core.options import Fraction, Positive, Steps
 from constrained.core.solver import Feature, Point, Solver, Status
 from constrained.core.vec import Vec, state
-from constrained.descent import LBFGS, Descent, Method, Reason, residual, suited
+from constrained.descent import LBFGS, Descent, Method, Reason, residual
 
 from ..adjoint import adjoint
 from ..joint import GradientNorm, JointDescent, Penalised, ValueGap, joined, joint, joint_set, split
@@ -167,7 +167,7 @@ class Continuation(Solver[BilevelOracle, PBGDState]):
     def _descend(self, oracle: BilevelOracle, s: PBGDState) -> PBGDState:
         """One outer step; where the line search fails or R no longer falls, a tenth of theta, and then a larger gamma."""
         F = self._objective(oracle, s)  # (1)
-        method = suited(self.outer, F.U)
+        method = self.outer.suited(F.U)
         moved = method.step(F, F.U, joined(s.outer))  # (2)
         better = moved.residual < 0.9 * s.best or moved.value < s.low - 10 * torch.finfo(moved.x.dtype).eps * abs(s.low)
         new = replace(self._read(s, F, moved), low=min(s.low, moved.value), stale=0 if better else s.stale + 1)
@@ -203,7 +203,7 @@ class Continuation(Solver[BilevelOracle, PBGDState]):
         """Evaluate afresh at (x, y): at the start, and where gamma or the accuracy changed. The outer memory is kept."""
         F = self._objective(oracle, s)
         u = joint(s.outer.x, s.outer.y)
-        return self._read(s, F, suited(self.outer, F.U).init(F, F.U, u, s.outer.memory))
+        return self._read(s, F, self.outer.suited(F.U).init(F, F.U, u, s.outer.memory))
 
     def _read(self, s: PBGDState, F: Penalised, outer: Descent) -> PBGDState:
         """The state with what the outer method and the objective now hold."""
@@ -248,7 +248,7 @@ class VPBGD(Continuation):
         return self.theta
 
     def _objective(self, oracle: BilevelOracle, s: PBGDState) -> ValueGap:
-        return ValueGap(oracle, s.gamma, s.best, suited(self.inner, oracle.Y), s.z, s.theta, self.max_inner)
+        return ValueGap(oracle, s.gamma, s.best, self.inner.suited(oracle.Y), s.z, s.theta, self.max_inner)
 
     def _reached(self, oracle: BilevelOracle, s: PBGDState) -> float:
         """By 2 psi_sigma - psi_{2 sigma}, sigma so small that its bias, O(sigma^2), is a hundredth of tol."""
@@ -256,7 +256,7 @@ class VPBGD(Continuation):
         sigma = max(min(1 / s.gamma, 0.1 * math.sqrt(self.tolerance)), smallest)
         slope = (s.y_end - y) * (sigma * s.gamma)
         starts = (s.z, Inner(2 * sigma, oracle.Y.project(y + slope * 2), None), Inner(sigma, oracle.Y.project(y + slope), None))
-        method = suited(self.inner, oracle.Y)
+        method = self.inner.suited(oracle.Y)
         psi = Surrogate(oracle, method, starts, 2 * sigma, True, self.theta, self.tolerance, self.max_inner)
         return residual(oracle.X, x, psi(x)[1])
 

@@ -38,7 +38,7 @@ from constrained.core.moments import Optimizer, OptState
 from constrained.core.options import Fraction, Positive, Steps, at
 from constrained.core.solver import Feature, Point, Solver, Status
 from constrained.core.vec import Vec, copy, state
-from constrained.descent import LBFGS, Descent, Method, Reason, residual, suited
+from constrained.descent import LBFGS, Descent, Method, Reason, residual
 
 from ..lower import solve_lower
 from ..oracle import BilevelOracle
@@ -126,7 +126,7 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
 
     def _descend(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
         """One outer step; where the line search fails or R no longer falls, a tenth of theta."""
-        psi, method = self._surrogate(oracle, s), suited(self.outer, oracle.X)  # pyright: ignore[reportArgumentType]
+        psi, method = self._surrogate(oracle, s), self.outer.suited(oracle.X)  # pyright: ignore[reportAttributeAccessIssue]
         moved = method.step(psi, oracle.X, s.outer)  # (1), (2)    # pyright: ignore[reportArgumentType]
         new = self._read(s, psi, moved)
         new = replace(new, stale=0 if new.residual < 0.9 * s.best else s.stale + 1)
@@ -179,7 +179,7 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
 
     # -- the parts of a step ----------------------------------------------------------------------------------------------
     def _surrogate(self, oracle: BilevelOracle, s: PenaltyState) -> Surrogate:
-        return Surrogate(oracle, suited(self.inner, oracle.Y), s.inner, s.sigma, self.richardson, s.theta, s.best, self.max_inner)
+        return Surrogate(oracle, self.inner.suited(oracle.Y), s.inner, s.sigma, self.richardson, s.theta, s.best, self.max_inner)
 
     def _read(self, s: PenaltyState, psi: Surrogate, outer: Descent) -> PenaltyState:
         """The state with what the outer method and the surrogate now hold."""
@@ -199,7 +199,7 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
 
     def _again(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
         """Evaluate afresh at x: at the start, and where the penalty or the accuracy changed. The outer memory is kept."""
-        psi, method = self._surrogate(oracle, s), suited(self.outer, oracle.X)  # pyright: ignore[reportArgumentType]
+        psi, method = self._surrogate(oracle, s), self.outer.suited(oracle.X)  # pyright: ignore[reportAttributeAccessIssue]
         memory = s.outer.memory if isinstance(s.outer, Descent) else None
         return self._read(s, psi, method.init(psi, oracle.X, s.x, memory))
 
@@ -214,7 +214,7 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
         small = terms[-1][1] / 2
         tol = max(s.theta * small * min(1.0, s.best), 30 * torch.finfo(s.x.dtype).eps)
         half = replace(copy(s.inner[-1]), sigma=small)
-        z, *ys = [solve(oracle, suited(self.inner, oracle.Y), s.x, one, tol, self.max_inner) for one in (*s.inner, half)]
+        z, *ys = [solve(oracle, self.inner.suited(oracle.Y), s.x, one, tol, self.max_inner) for one in (*s.inner, half)]
         psi = [(y.x_gradient - z.x_gradient) * (1 / y.inner.sigma) for y in ys]
         bias = psi[2] * 2 - psi[1] * 3 + psi[0] if self.richardson else (psi[1] - psi[0]) * 1.5
         return 4 / 3 * float(bias.norm()), (z.inner, *(y.inner for y in ys[:-1]))

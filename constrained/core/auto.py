@@ -1,7 +1,8 @@
-"""Auto: solvers tried in turn, until one ends with residuals within the tolerance."""
+"""Auto: solvers tried in turn, until one ends with residuals within the tolerance; else the best answer of all."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -12,6 +13,8 @@ from .errors import OptionError
 from .options import Positive
 from .solver import Feature, Oracle, Point, Solver, Status
 from .vec import Vec, copy, state
+
+SAYS_WHY = (Status.UNBOUNDED, Status.LOCALLY_INFEASIBLE)  # true of the problem, whatever another solver reached
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Attempt:
 
 @state
 class AutoState:
-    """Which candidate runs, its state, the start of all, and what was tried before."""
+    """Which candidate runs, its state, the start of all, and what was tried before; the answer with the least residuals."""
 
     k: int
     index: int
@@ -36,15 +39,19 @@ class AutoState:
     ended: tuple[str, ...]  # names of the statuses of the candidates before
     steps: tuple[int, ...]  # theirs
     found: tuple[dict[str, float], ...]  # their residuals
+    least: float  # the largest residual of the best answer so far
+    best: int  # the candidate that gave it
+    kept: Any  # that candidate's last state
+    chosen: bool  # all were tried, and `kept` runs as `inner` again
 
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(Solver[Any, AutoState]):
-    """The candidates in turn, until one is CONVERGED by the problem's own residuals; the last one's answer stands where none is.
+    """The candidates in turn, until one is CONVERGED by the problem's own residuals.
 
-    Each starts where the one before ended, if that was judged by residuals (PRECISION, LINE_SEARCH, STALLED), else from the
-    start. `result.tried` lists what ran. Every candidate must suit the problem; without any, none
-    does.
+    Where none is, the answer with the smallest residuals stands, unless the last one found the objective unbounded or the
+    constraints infeasible. Each starts where the one before ended, if that was judged by residuals (PRECISION, LINE_SEARCH,
+    STALLED), else from the start. `result.tried` lists what ran. Every candidate must suit the problem; without any, none does.
 
     >>> from bilevel import Implicit, Penalty
     >>> [type(one).__name__ for one in Auto(candidates=(Implicit(), Penalty())).candidates]
@@ -77,7 +84,7 @@ class Auto(Solver[Any, AutoState]):
         return replace(self.candidates[0 if state is None else state.index], tol=self.tol)  # pyright: ignore[reportArgumentType]
 
     def init(self, oracle: Oracle, start: Point) -> AutoState:
-        blank = AutoState(0, 0, None, start.x, start.y, (), (), ())
+        blank = AutoState(0, 0, None, start.x, start.y, (), (), (), math.inf, 0, None, False)
         return replace(blank, inner=self.acting(blank).init(oracle, start))
 
     def step(self, oracle: Oracle, state: AutoState) -> AutoState:
@@ -90,17 +97,26 @@ class Auto(Solver[Any, AutoState]):
         return Status.MAX_STEPS if limited and not status.done else status
 
     def again(self, oracle: Oracle, state: AutoState, status: Status, residuals: Mapping[str, float]) -> AutoState:
-        """The next candidate, where this one ended without success; the same state where it was the last."""
-        if state.index + 1 == len(self.candidates):
+        """The next candidate, where this one ended without success; after the last, the best of all; then the same state."""
+        if state.chosen:
             return state
-        at = self.acting(state).answer(oracle, state.inner) if residuals else Point(state.x, state.y)
+        judged = bool(residuals) and all(map(math.isfinite, residuals.values()))
+        last = state.index + 1 == len(self.candidates)
         new = replace(
             state,
-            index=state.index + 1,
             ended=(*state.ended, status.name),
             steps=(*state.steps, state.inner.k),
             found=(*state.found, dict(residuals)),
         )
+        if judged and max(residuals.values()) < state.least:
+            if last:
+                return state
+            new = replace(new, least=max(residuals.values()), best=state.index, kept=copy(state.inner))
+        if last:
+            stands = new.kept is None or status in SAYS_WHY
+            return state if stands else replace(new, index=new.best, inner=new.kept, chosen=True)
+        at = self.acting(state).answer(oracle, state.inner) if judged else Point(state.x, state.y)
+        new = replace(new, index=state.index + 1)
         return replace(new, inner=self.acting(new).init(oracle, Point(*copy((at.x, at.y)))))
 
     def answer(self, oracle: Oracle, state: AutoState) -> Point:
@@ -110,9 +126,12 @@ class Auto(Solver[Any, AutoState]):
         return self.acting(state).monitor(state.inner)
 
     def notes(self, state: AutoState) -> tuple[str, ...]:
-        before = [f"{type(one).__name__} ended as {ended}" for one, ended in zip(self.candidates, state.ended)]
         own = self.acting(state).notes(state.inner)
-        return (f"{'; '.join(before)}: {type(self.candidates[state.index]).__name__} was tried next.", *own) if before else own
+        if not state.ended:
+            return own
+        before = "; ".join(f"{type(one).__name__} ended as {ended}" for one, ended in zip(self.candidates, state.ended))
+        what = "'s answer has the smallest residuals" if state.chosen else " was tried next"
+        return (f"{before}: {type(self.candidates[state.index]).__name__}{what}.", *own)
 
     def tried(self, state: AutoState) -> tuple[Attempt, ...]:
         names = [type(one).__name__ for one in self.candidates]

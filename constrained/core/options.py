@@ -66,6 +66,17 @@ Steps = Annotated[int, Range(1, INF, "an integer >= 1", open_high=True, whole=Tr
 Count = Annotated[int, Range(0, INF, "an integer >= 0", open_high=True, whole=True)]
 
 
+def number(name: str, value: Any, low: float, whole: bool = False, optional: bool = False) -> None:
+    """Raise OptionError unless an argument is a number >= low."""
+    if optional and value is None:
+        return
+    kind = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind) or not value >= low:
+        raise OptionError(
+            f"{name}: must be {'an integer' if whole else 'a number'} >= {low:g}{' or None' if optional else ''}, got {value!r}"
+        )
+
+
 class Schedule:
     """A step size or penalty as a function of the completed steps k: `schedule(k)` -> a number > 0."""
 

@@ -51,7 +51,7 @@ class Result:
 
     @property
     def tried(self) -> tuple[Any, ...]:
-        """The solvers that an `Auto` tried before the last, each with its status, steps and residuals."""
+        """What an `Auto` ran and left without success, each solver with its status, steps and residuals, in order."""
         return self.solver.tried(self.state)
 
     @property

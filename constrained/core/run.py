@@ -16,6 +16,7 @@ from . import checkpoint
 from .calls import Calls
 from .data import exact
 from .errors import OptionError, Unsuitable
+from .options import number
 from .result import Result
 from .solver import Feature, Point, Problem, Solver, Status
 from .vec import copy, finite
@@ -79,7 +80,7 @@ class _Run:
         self.seconds = 0.0
         self.state: Any = None
         self.last: Any = None  # a finite state with memory of its own
-        self.details, self.found = "", {}  # what the problem's residuals said at the last look, in words and numbers
+        self.details, self.found = "", {}  # what the problem's residuals say, in words and numbers
         self.start: Any = None
         self.fingerprint: list[float] = []  # tells this problem from others of its signature
 
@@ -151,17 +152,20 @@ class _Run:
 
     def verdict(self, max_seconds: float | None) -> Status:
         """Where the run stands. A solver's CONVERGED is believed only if the problem's residuals agree."""
-        if not finite(self.state):
-            if self.last is not None:
-                self.state = self.last
-            return Status.NONFINITE
-        self.last, before, self.found = copy(self.state), self.state, {}
-        status = self.solver.terminate(self.oracle, self.state)
-        if status in CLAIMS and self.solver.exact:
-            status = self.confirm(status)
+        self.details, self.found = "", {}
+        if finite(self.state):
+            self.last = copy(self.state)
+            status = self.solver.terminate(self.oracle, self.state)
+            if status in CLAIMS and self.solver.exact:
+                status = self.confirm(status)
+        else:
+            self.state, status = self.state if self.last is None else self.last, Status.NONFINITE
         if status.done and not status.ok:
+            before = self.state
             self.timed(lambda: self.solver.again(self.oracle, self.state, status, self.found))
-            status = Status.RUNNING if self.state is not before else status
+            if self.state is not before:
+                self.last = None
+                return self.verdict(max_seconds)
         if not status.done and self.max_steps is not None and self.k >= self.max_steps:
             status = Status.MAX_STEPS
         if not status.done and max_seconds is not None and self.seconds >= max_seconds:
@@ -324,10 +328,10 @@ def _prepare(
     if not isinstance(solver, Solver):
         hint = f": write {solver.__name__}()" if inspect.isclass(solver) else ""
         raise OptionError(f"solver: expected a Solver, got {solver!r:.60}{hint}")
-    _number("seed", seed, 0, whole=True)
-    _number("check_every", check_every, 1, whole=True)
-    _number("max_steps", max_steps, 0, whole=True, optional=True)
-    _number("max_seconds", max_seconds, 0, optional=True)
+    number("seed", seed, 0, whole=True)
+    number("check_every", check_every, 1, whole=True)
+    number("max_steps", max_steps, 0, whole=True, optional=True)
+    number("max_seconds", max_seconds, 0, optional=True)
     if start is not None and not isinstance(start, Point):
         raise OptionError(f"start: expected Point(x=..., y=...), got {type(start).__name__}")
     if resume is not None and not isinstance(resume, (str, Path)):
@@ -381,20 +385,10 @@ def _tolerance(problem: Problem, solver: Solver, tol: float | None) -> float:
         bilevel = Feature.LOWER in problem.features
         value = (1e-3 if bilevel else 1e-4) if dtype != torch.float64 else (1e-6 if bilevel else 1e-8)
         value = max(value, floor)  # half precision
-    _number("tol", value, 0)
+    number("tol", value, 0)
     if value < floor:
         raise OptionError(f"tol: must be at least 100 eps of {dtype} ({floor:.1e}), got {value!r}")
     return float(value)
-
-
-def _number(name: str, value: Any, low: float, whole: bool = False, optional: bool = False) -> None:
-    if optional and value is None:
-        return
-    kind = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kind) or not value >= low:
-        raise OptionError(
-            f"{name}: must be {'an integer' if whole else 'a number'} >= {low:g}{' or None' if optional else ''}, got {value!r}"
-        )
 
 
 __all__ = ["Callback", "Event", "Result", "default_solver", "iterate", "solve"]

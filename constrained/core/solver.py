@@ -233,7 +233,7 @@ class Solver(Options, ABC, Generic[OracleT, StateT]):
         return self
 
     def tried(self, state: StateT) -> tuple[Any, ...]:
-        """What ran before: of an `Auto`, its earlier candidates."""
+        """What ended without success: of an `Auto`, the candidates it left."""
         return ()
 
     @classmethod

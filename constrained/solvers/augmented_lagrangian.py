@@ -35,7 +35,7 @@ from ..augmented import Augmented, inequality
 from ..core.options import Fraction, Positive, Steps
 from ..core.solver import Feature, Multipliers, Point, Solver, Status
 from ..core.vec import Vec, state
-from ..descent import LBFGS, Method, Reason, minimise, suited
+from ..descent import LBFGS, Method, Reason, minimise
 from ..oracle import ConstrainedOracle
 from ..pairs import Pairs
 
@@ -113,7 +113,7 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
         s, X = state, oracle.X
         augmented = Augmented(oracle, s.lam, s.mu, s.rho)
         tol = max(s.omega, 0.5 * self.tolerance)
-        found = minimise(suited(self.inner, X), augmented, s.x, tol=tol, X=X, max_steps=self.max_inner, memory=s.memory)  # (1)
+        found = minimise(self.inner.suited(X), augmented, s.x, tol=tol, X=X, max_steps=self.max_inner, memory=s.memory)  # (1)
         x = found.x
         tape, h = oracle.tape(x), inequality(oracle, x)
         violated = torch.cat([tape.c, torch.maximum(h, -s.mu / s.rho)])

@@ -36,13 +36,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..augmented import Augmented, curvature, inequality
+from ..augmented import Augmented, inequality
 from ..core.autodiff import Draw
 from ..core.moments import TailAverage
 from ..core.options import Fraction, Positive, Steps
 from ..core.solver import Feature, Multipliers, Point, Solver, Status
 from ..core.vec import Vec, state
 from ..oracle import ConstrainedOracle
+from ..spectrum import curvature
 
 LARGEST = 1e20  # of multipliers
 PENALTY = 1e8  # times the first rho, beyond which it is not raised

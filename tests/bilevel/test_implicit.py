@@ -128,6 +128,7 @@ def test_a_kink_is_told():
     result = solve(problem, Implicit())
     assert result.x.numpy() == pytest.approx([0.0], abs=1e-4)
     assert not result.success
+    assert result.residuals()["lower"] <= 1e-6  # y belongs to x, not to a trial that was refused
     assert any("jump" in note for note in result.notes)
 
 

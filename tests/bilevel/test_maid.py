@@ -8,8 +8,9 @@ import torch
 
 from bilevel import BilevelProblem, Status, hypergradient, iterate, solve
 from bilevel.solvers.maid import MAID
-from bilevel.spectrum import lowest, lowest_from_scratch, norm, random_like
+from constrained.core.finite import direction
 from constrained.core.vec import Vec
+from constrained.spectrum import lowest, lowest_from_scratch, norm
 from problems.maid import denoising, least_squares
 from problems.quadratic import quadratic
 
@@ -145,7 +146,7 @@ def test_lowest_and_norm_against_numpy():
     rng = np.random.default_rng(0)
     Q, _ = np.linalg.qr(rng.standard_normal((120, 120)))
     A = torch.from_numpy((Q * np.linspace(0.01, 3.0, 120)) @ Q.T)
-    start = random_like(Vec.of(torch.zeros(120, dtype=F64)), 0)
+    start = direction(Vec.of(torch.zeros(120, dtype=F64)), torch.Generator().manual_seed(0))
     found = lowest_from_scratch(lambda v: v.map(lambda t: A @ t), start)
     assert 0.01 - 1e-9 <= found.value <= 0.0105
     again = lowest(lambda v: v.map(lambda t: A @ t), found.vector, 4)

@@ -8,7 +8,7 @@ import scipy.optimize
 import torch
 
 from constrained.core.vec import Vec, copy, finite
-from constrained.descent import LBFGS, SPG, Pairs, ProjectedLBFGS, Reason, minimise, suited
+from constrained.descent import LBFGS, SPG, Pairs, ProjectedLBFGS, Reason, minimise
 from constrained.sets import Affine, Ball, Box, Everywhere, Halfspace, Product, Simplex
 
 F64 = torch.float64
@@ -149,12 +149,12 @@ def test_quadratic_over_a_set(name):
 
 
 def test_suited():
-    assert isinstance(suited(LBFGS(), Everywhere()), LBFGS)
-    assert isinstance(suited(LBFGS(), Product({"a": Everywhere()})), LBFGS)
-    assert suited(LBFGS(memory=7), Box(0, 1)) == ProjectedLBFGS(memory=7)
-    assert isinstance(suited(LBFGS(), Ball(1.0)), SPG)
-    assert isinstance(suited(ProjectedLBFGS(), Simplex()), SPG)
-    assert suited(SPG(window=3), Box(0, 1)) == SPG(window=3)
+    assert isinstance(LBFGS().suited(Everywhere()), LBFGS)
+    assert isinstance(LBFGS().suited(Product({"a": Everywhere()})), LBFGS)
+    assert LBFGS(memory=7).suited(Box(0, 1)) == ProjectedLBFGS(memory=7)
+    assert isinstance(LBFGS().suited(Ball(1.0)), SPG)
+    assert isinstance(ProjectedLBFGS().suited(Simplex()), SPG)
+    assert SPG(window=3).suited(Box(0, 1)) == SPG(window=3)
 
 
 # -- the ends ---------------------------------------------------------------------------------------------------------------

@@ -37,7 +37,17 @@ def test_processes_find_the_same():
     assert two[0].residuals()["stationarity"] <= 1e-8
 
 
-@pytest.mark.parametrize(("options", "word"), [({"n": 0}, "n: "), ({"n": True}, "n: "), ({"spread": 0}, "spread: ")])
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"n": 0}, "n: "),
+        ({"n": True}, "n: "),
+        ({"spread": 0}, "spread: "),
+        ({"jobs": 0}, "jobs: "),
+        ({"jobs": 2.0}, "jobs: "),
+        ({"jobs": True}, "jobs: "),
+    ],
+)
 def test_bad_arguments(options, word):
     with pytest.raises(OptionError, match=word):
         multistart(wave(Box(-4, 4)), AugmentedLagrangian(), **options)
