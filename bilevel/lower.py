@@ -13,6 +13,8 @@ from constrained.pairs import Pairs
 
 from .oracle import BilevelOracle, LevelAt
 
+UNKNOWNS = 100_000  # of the lower level, beyond which no residual or certificate solves a linear system
+
 
 class Lower:
     """g(x, .) for `descent`, with products of g_yy. Each evaluation keeps its graph, so that a point is differentiated once."""

@@ -19,6 +19,7 @@ from constrained.core.vec import Vec
 from constrained.sets import ConvexSet, Everywhere
 
 from . import derivatives, residuals
+from .lower_gap import lower_gap
 from .oracle import LOWER_STREAM, UPPER_STREAM, BilevelOracle
 from .value import Value
 
@@ -225,7 +226,7 @@ class BilevelProblem(Problem):
         starts = [oracle.variables["y"]]
         known = self.closed_form(x)
         starts += [] if known is None else [known]
-        found = {**residuals.residuals(oracle, x, y, point.multipliers), "lower_gap": residuals.lower_gap(oracle, x, y, starts)}
+        found = {**residuals.residuals(oracle, x, y, point.multipliers), "lower_gap": lower_gap(oracle, x, y, starts)}
         return residuals.renamed(found, without)
 
     def check(self, start: Point | None = None) -> derivatives.Report:

@@ -10,13 +10,12 @@ from constrained.core.run import default_solver
 from constrained.core.solver import Feature, Solver
 from constrained.tangent import has_tangent
 
+from .lower import UNKNOWNS
 from .problem import BilevelProblem
 from .solvers.implicit import Implicit
 from .solvers.lv_hba import LVHBA
 from .solvers.penalty import Penalty
 from .solvers.penalty_sgd import PenaltySGD
-
-UNKNOWNS = 100_000  # lower unknowns beyond which the residuals of a point solve no linear system either
 
 
 @dataclass(frozen=True)

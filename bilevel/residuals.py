@@ -8,7 +8,7 @@
     linear       |f_y - g_yy v|, only where the system could not be solved for another reason (negative curvature, so that y
                  is no minimiser; round-off): `upper` then says little
     constraints  the largest violation of the constraints and of X and Y
-    lower_gap    g(x, y) minus the lowest value found from several starts (certify only)
+    lower_gap    g(x, y) minus the lowest value found from several starts (certify only; `lower_gap.py`)
 
 Absolute 2-norms, unscaled. Where second derivatives are missing, y has more than 1e5 entries or lives in a set without a known
 tangent, grad Phi is estimated by the penalty method and the key is `upper_estimate`. Problems with mini-batches are
@@ -20,24 +20,18 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-import numpy as np
 import torch
 
 from constrained.core.solver import Multipliers
 from constrained.core.vec import Vec
 from constrained.descent import LBFGS, minimise, residual
-from constrained.diagonal import Diagonal
 from constrained.linear import Reason
-from constrained.newton_cg import NewtonCG
 from constrained.tangent import has_tangent, tangent
 
 from . import constrained_residuals
 from .adjoint import adjoint
-from .lower import Lower, solve_lower
+from .lower import UNKNOWNS, solve_lower
 from .oracle import BilevelOracle
-
-UNKNOWNS = 100_000
-RESTARTS = (1.0, 2.0, 4.0)  # distances of the random starts, each taken to both sides of y
 
 
 def residuals(oracle: BilevelOracle, x: Vec, y: Vec, multipliers: Multipliers | None = None) -> dict[str, float]:
@@ -102,24 +96,3 @@ def penalised_estimate(oracle: BilevelOracle, x: Vec, y: Vec) -> Vec:
         return (h_x - g_x) / s
 
     return (at(sigma / 4) * 8 - at(sigma / 2) * 6 + at(sigma)) / 3
-
-
-def lower_gap(oracle: BilevelOracle, x: Vec, y: Vec, starts: list[Vec]) -> float:
-    """g(x, y) minus the lowest lower value found from y, the given starts and random ones around y."""
-    here = float(oracle.g.value((x, y)))
-    rng = np.random.default_rng(0)
-    spread = max(1.0, float(y.norm()) / max(1.0, y.size**0.5))
-    around = []
-    for far in RESTARTS:
-        step = y.map(lambda t: torch.as_tensor(rng.normal(size=t.shape), dtype=t.dtype, device=t.device))
-        around += [y.add(step, far * spread), y.add(step, -far * spread)]
-    tol = 1e6 * torch.finfo(y.dtype).eps
-    everywhere = [oracle.Y.project(w) for w in [y, *starts, *around]]
-    if constrained_residuals.has_lower_constraints(oracle):
-        return constrained_residuals.lower_gap(oracle, x, y, everywhere[1:])
-    if oracle.g.second_order and y.size <= UNKNOWNS:
-        level = Lower(oracle, x, Diagonal.blank(y))
-        best = min(level.minimised(NewtonCG(), w, tol, max_steps=1000).value for w in everywhere)
-    else:
-        best = min(solve_lower(oracle, x, w, tol, max_steps=1000).value for w in everywhere)
-    return max(0.0, here - best)
