@@ -2,10 +2,19 @@
 
 from collections.abc import Callable
 
+from .lv_hba import lv_hba
+from .maid import maid
 from .page import Page
+from .pbgd import pbgd
 from .penalty import penalty
 from .sketched_newton import sketched_newton
 
-PAPERS: dict[str, Callable[..., Page]] = {"penalty": penalty, "sketched-newton": sketched_newton}
+PAPERS: dict[str, Callable[..., Page]] = {
+    "lv-hba": lv_hba,
+    "maid": maid,
+    "pbgd": pbgd,
+    "penalty": penalty,
+    "sketched-newton": sketched_newton,
+}
 
 __all__ = ["PAPERS", "Page"]

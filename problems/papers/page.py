@@ -50,7 +50,7 @@ class Finding:
     def markdown(self) -> str:
         """For the documents."""
         lines = [f"## {self.title}", "", f"**Published.** {_plain(self.published)}", "", f"**Here.** {_plain(self.here)}", ""]
-        lines += ["| " + " | ".join(self.columns) + " |", "|" + "---|" + "---:|" * (len(self.columns) - 1)]
+        lines += ["| " + " | ".join(map(_plain, self.columns)) + " |", "|" + "---|" + "---:|" * (len(self.columns) - 1)]
         lines += ["| " + " | ".join(_plain(cell) for cell in row) + " |" for row in self.rows]
         if self.picture is not None:
             lines += ["", f"![{self.title}]({self.name}.png)"]

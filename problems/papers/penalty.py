@@ -28,16 +28,15 @@ from constrained.descent import LBFGS
 from ..cleaning import hyper_cleaning
 from ..cleaning_baselines import evaluate
 from ..instance import Instance
-from ..pictures import figure, headline, plain
 from ..quadratic import quadratic
 from ..toy import pl_toy
 from .page import Finding, Page
+from .plots import side_by_side
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KWON, ANCESTOR = "Kwon, Kwon, Wright and Nowak, arXiv 2309.01753", "Kwon, Kwon, Wright and Nowak, arXiv 2301.10945"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # told apart with any colour vision
 NOISE = 0.01
 
 
@@ -162,22 +161,7 @@ def _gap(instance: Instance, x: Tensor, sigma: float, value: float, gradient: Te
 
 def _bias_picture(curves: dict[str, np.ndarray]) -> Figure:
     diagrams = {title: {name: (SIGMAS, gaps[:, i]) for name, gaps in curves.items()} for i, title in enumerate(GAPS)}
-    return _pair("Bias of the penalty", "s", diagrams)
-
-
-def _pair(title: str, across: str, diagrams: dict[str, dict[str, tuple[Any, Any]]]) -> Figure:
-    """Two diagrams side by side, logarithmic: title -> name of a curve -> (abscissas, ordinates)."""
-    picture = figure(8.0, 3.5)
-    for place, (name, curves) in enumerate(diagrams.items()):
-        axes = picture.add_subplot(1, len(diagrams), place + 1)
-        plain(axes)
-        for (label, (xs, ys)), colour in zip(curves.items(), COLOURS):
-            axes.loglog(xs, ys, color=colour, marker="o", markersize=3, linewidth=1.4, label=label)
-        axes.set_title(name, fontsize=10, loc="left")
-        axes.set_xlabel(across)
-    picture.legend(*picture.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    headline(picture, title)
-    return picture
+    return side_by_side("Bias of the penalty", "s", diagrams)
 
 
 # -- 2: stationarity for gradients ------------------------------------------------------------------------------------------
@@ -259,7 +243,7 @@ def _rate_finding(
 def _rate_picture(label: str, curves: dict[str, tuple[np.ndarray, ...]]) -> Figure:
     titles = {"|grad psi| at the averaged x": 1, "relative error of x": 2}
     diagrams = {title: {name: (found[0], found[i]) for name, found in curves.items()} for title, i in titles.items()}
-    return _pair(f"Quadratic of condition 10, {label} gradients", "gradients", diagrams)
+    return side_by_side(f"Quadratic of condition 10, {label} gradients", "gradients", diagrams)
 
 
 # -- 3: hyper-cleaning ------------------------------------------------------------------------------------------------------
