@@ -1,12 +1,13 @@
 # make demo    install into .venv and run the main job: data hyper-cleaning on digits
 # make test    install into .venv and run the tests          make check   lint, format, types
 # make crosscheck   the CUTEst problems against sif2jax, in an environment of its own
+# make peers        our hypergradients beside hypertorch, torchopt, jaxopt, BOAT and Betty, in an environment of its own
 # make slow    the longer tests, before a release           make docs    the documentation, into docs/_build/html
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check slow docs crosscheck clean
+.PHONY: demo test check slow docs crosscheck peers clean
 
 .venv/base:
 	$(PYTHON) -m venv .venv
@@ -50,8 +51,18 @@ crosscheck: .venv-crosscheck/done
 	.venv-crosscheck/bin/python -m pip install --quiet --requirement benchmarks/requirements-crosscheck.txt
 	touch $@
 
+# hypertorch is not on PyPI: make peers HYPERTORCH=<a checkout of github.com/prolearner/hypertorch>, and so BETTY, for a newer one
+peers: .venv-peers/done
+	.venv-peers/bin/python benchmarks/bilevel_peers.py $(if $(HYPERTORCH),--hypertorch $(HYPERTORCH)) $(if $(BETTY),--betty $(BETTY))
+
+.venv-peers/done: benchmarks/requirements-peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet 'pip<24.1'
+	.venv-peers/bin/python -m pip install --quiet --no-deps --requirement benchmarks/requirements-peers.txt
+	touch $@
+
 docs: .venv/docs
 	$(BIN)/python -m sphinx --quiet --fresh-env --fail-on-warning --show-traceback docs docs/_build/html
 
 clean:
-	rm -rf .venv .venv-crosscheck build dist *.egg-info docs/_build
+	rm -rf .venv .venv-crosscheck .venv-peers build dist *.egg-info docs/_build
