@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from constrained.core.autodiff import Draw
 from constrained.core.errors import BilevelError, NonFiniteStart, ProblemError
 from constrained.core.finite import Finding, Report, compare, direction
 from constrained.core.vec import Vec
 
 from .oracle import BilevelOracle, Level
+
+NEAR = 0.1  # times 1 + |x|: how far the second point is that derivatives are looked at
 
 
 def look(level: Level, x: Vec, y: Vec) -> None:
@@ -28,6 +31,39 @@ def look(level: Level, x: Vec, y: Vec) -> None:
             raise NonFiniteStart(f"{level.name}: its gradient in {name} is NaN or infinite at the start")
     if level.own.gradient is None and not level.depends((x, y), draw):
         raise ProblemError(f"{level.name}: expected a function of x or y, got one that depends on neither (is it detached?)")
+    for i, grad in enumerate(grads):
+        if float(grad.max_norm()) == 0:
+            _lost(level, (x, y), i, draw)
+
+
+def _lost(level: Level, at: tuple[Vec, Vec], i: int, draw: Draw) -> None:
+    """Raise ProblemError where the derivative in x or y is 0 at the start and near it, while values there differ."""
+    near, eps = list(at), torch.finfo(at[0].dtype).eps
+    near[i] = at[i].add(direction(at[i], torch.Generator().manual_seed(0)), NEAR * (1.0 + float(at[i].norm())))
+    value, (grad,) = level.gradient(near, draw, (i,))
+    here = float(level.value(at, draw))
+    if float(grad.max_norm()) == 0 and abs(float(value) - here) > 1e4 * eps * (abs(float(value)) + abs(here)):
+        name = "xy"[i]
+        raise ProblemError(
+            f"{level.name}: its derivative in {name} is 0, but its values change with {name}: expected torch operations on "
+            f"{name} all the way, got .detach(), .item(), numpy or a step function"
+        )
+
+
+def wrong(oracle: BilevelOracle, x: Vec, y: Vec) -> dict[str, float]:
+    """Relative errors of first derivatives that differ from central differences at two random points near (x, y), by name.
+
+    Only those that are off at both, so that a kink between the points of a difference is no error.
+    """
+    generator, bad = torch.Generator().manual_seed(1), []
+    for _ in range(2):  # by lengths that differ: where y(x) = x and both move alike, g_x stays 0
+        ways = ((x, NEAR), (y, NEAR / 2))
+        u, v = (one.add(direction(one, generator), far * (1.0 + float(one.norm()))) for one, far in ways)
+        u, v = oracle.X.project(u), oracle.Y.project(v)
+        if not all(bool(level.value((u, v), level.draw(0)).isfinite()) for level in (oracle.f, oracle.g)):
+            return {}
+        bad.append({finding.name: finding.error for finding in _first(oracle, u, v, generator) if not finding.ok})
+    return {name: min(error, bad[1][name]) for name, error in bad[0].items() if name in bad[1]}
 
 
 def check(oracle: BilevelOracle, x: Vec, y: Vec) -> Report:
@@ -39,7 +75,7 @@ def check(oracle: BilevelOracle, x: Vec, y: Vec) -> Report:
     """
     generator = torch.Generator().manual_seed(0)
     points = [(x, y)]
-    u, v = (one.add(direction(one, generator), 0.1 * (1.0 + float(one.norm()))) for one in (x, y))
+    u, v = (one.add(direction(one, generator), NEAR * (1.0 + float(one.norm()))) for one in (x, y))
     u, v = oracle.X.project(u), oracle.Y.project(v)
     if all(bool(level.value((u, v), level.draw(0)).isfinite()) for level in (oracle.f, oracle.g)):
         points.append((u, v))

@@ -221,12 +221,15 @@ class BilevelProblem(Problem):
         return residuals.renamed(residuals.residuals(oracle, x, y, point.multipliers), without)
 
     def certify(self, point: Point) -> dict[str, float]:
-        """`residuals`, and `lower_gap` against re-solves of the lower level from several starts."""
+        """`residuals`; `lower_gap` against re-solves of the lower level from several starts; and, where a first derivative is not
+        that of its function, its relative error, `lower: d/dx` for instance.
+        """
         oracle, x, y, without = self._read(point)
         starts = [oracle.variables["y"]]
         known = self.closed_form(x)
         starts += [] if known is None else [known]
         found = {**residuals.residuals(oracle, x, y, point.multipliers), "lower_gap": lower_gap(oracle, x, y, starts)}
+        found |= derivatives.wrong(oracle, x, y)
         return residuals.renamed(found, without)
 
     def check(self, start: Point | None = None) -> derivatives.Report:

@@ -30,6 +30,7 @@ from .sets import ConvexSet, Everywhere
 Objective = Callable[[Vec], tuple[float, Vec]]
 ARMIJO, CURVATURE = 1e-4, 0.9
 PATIENCE = 100  # steps without a lower value or residual
+FAR = 1e15  # times 1 + |x| at the start: no minimum is looked for beyond
 NOISE = 1e3  # units of eps |f| within which two values count as equal and slopes decide
 
 
@@ -223,17 +224,27 @@ class ProjectedLBFGS(Method):
         plain = X.project(x.add(g, -pairs.spectral)) - x
         free = unbound(X, s)
         settled = s.free is None or float((free - s.free).norm()) == 0
-        wanted = pairs.restricted(free).solve(g.like(t * f for t, f in zip(g.leaves, free.leaves)))
-        d = x.like(torch.where(f > 0, -w, p) for f, w, p in zip(free.leaves, wanted.leaves, plain.leaves))
-        found = Reason.LINE_SEARCH
-        for direction in (d, plain) if settled else (plain, d):
+        trial: list[Vec] = []  # the last point of a search, and its gradient
+
+        def watched(at: Vec) -> tuple[float, Vec]:
+            value, slope = objective(at)
+            trial[:] = at, slope
+            return value, slope
+
+        def along(direction: Vec) -> tuple[Vec, float, Vec] | Reason:
             slope = float(direction @ g)
-            if slope < 0:
-                found = search(objective, s, direction, slope, s.value, curvature=False, X=X)
+            return search(watched, s, direction, slope, s.value, curvature=False, X=X) if slope < 0 else Reason.LINE_SEARCH
+
+        d, found = _two_metric(s, free, pairs, plain), Reason.LINE_SEARCH
+        for direction in (d, plain) if settled else (plain, d):
+            found = along(direction)
+            if direction is d and isinstance(found, Reason):  # the memory starts anew
+                pairs = Pairs.empty(self.memory, x, pairs.scale)
+                if found is Reason.LINE_SEARCH and trial:  # with what the refused trial shows: at a kink, the way across it
+                    pairs = pairs.add(trial[0] - x, trial[1] - g)
+                    found = along(_two_metric(s, free, pairs, plain))
             if not isinstance(found, Reason) or found is Reason.NONFINITE:
                 break
-            if direction is d:
-                pairs = Pairs.empty(self.memory, x, pairs.scale)  # once more along the gradient, without memory
         if isinstance(found, Reason):
             return replace(s, memory=pairs, reason=found.name)
         new, value, g = found
@@ -246,6 +257,13 @@ def unbound(X: ConvexSet, s: Descent) -> Vec:
     near = min(1e-3 * (1.0 + float(s.x.max_norm())), s.residual)
     inward = X.project(s.x - s.gradient.map(torch.sign) * near) - s.x
     return inward.map(lambda t: (t.abs() >= 0.999 * near).to(t.dtype))
+
+
+def _two_metric(s: Descent, free: Vec, pairs: Pairs, plain: Vec) -> Vec:
+    """-H g on the free entries, H made from the pairs restricted to them; `plain`, the projected gradient step, on the others."""
+    g = s.gradient
+    wanted = pairs.restricted(free).solve(g.like(t * f for t, f in zip(g.leaves, free.leaves)))
+    return g.like(torch.where(f > 0, -w, p) for f, w, p in zip(free.leaves, wanted.leaves, plain.leaves))
 
 
 def _with_pairs(
@@ -264,13 +282,15 @@ def search(
 ) -> tuple[Vec, float, Vec] | Reason:
     """A step t along d from s.x: Armijo against `reference`, and the weak curvature test if asked. A point, or why not.
 
-    With X: along the projected path P(s.x + t d).
+    With X: along the projected path P(s.x + t d). Where the slope changes by hardly less over a shorter step, the objective
+    has a kink in it, and the next t is where the tangents at its ends cross.
     """
     eps = torch.finfo(s.x.dtype).eps
     low, high, t = 0.0, math.inf, 1.0
     kept: tuple[Vec, float, Vec] | None = None  # a point that passed Armijo but not curvature
     size, length = float(s.x.norm()), max(float(d.norm()), 1e-300)
-    ratio, noise, broken = size / length, 0.0, False
+    ratio, noise, broken, rise = size / length, 0.0, False, 0.0
+    at_start = 0  # times in turn that the tangents crossed at s.x or before
     for _ in range(60):
         x = s.x.add(d, t)
         fall, across = t * slope, d * t  # what the slope at s.x promises for this step
@@ -282,8 +302,9 @@ def search(
                 break
         value, g = objective(x)
         tilt = fall + float((g - s.gradient) @ across)  # g'across has no digits where a binding gradient is large
-        bend = abs(tilt - fall) / (t * length) ** 2  # curvature along d: rounding x alone moves a value by eps bend |x|^2
-        noise = NOISE * eps * max(abs(s.value), abs(value)) + 100 * eps * bend * size**2
+        steps = min(size / max(t * length, 1e-300), 1e150)  # |x| in units of this step, whose square is a number
+        # |tilt - fall| / step^2 is the curvature along d: rounding x alone moves a value by eps times that and |x|^2.
+        noise = NOISE * eps * max(abs(s.value), abs(value)) + 100 * eps * abs(tilt - fall) * steps * steps
         if not (math.isfinite(value) and math.isfinite(tilt)):
             broken = True  # what bounds the step is a value that is not finite
             high, t = t, low + 0.1 * (t - low)
@@ -302,8 +323,14 @@ def search(
             width, most = t - low, 0.5
             if abs(value - s.value) <= noise and tilt > fall:  # values say nothing here: the zero of the slopes' line
                 guess, most = t * fall / (fall - tilt), 0.9
-            high, t = t, min(max(guess, low + 0.1 * width), low + most * width)
-        if high - low <= 4 * eps * ratio or (high < math.inf and high - low <= 1e-14 * high):
+            guess = min(max(guess, low + 0.1 * width), low + most * width)
+            before, rise = rise, (tilt - fall) / t
+            kink = low == 0 and before > 0 and rise > before * math.sqrt(t / high)  # where f is smooth, rise falls like t
+            if kink and abs(value - s.value) > noise:
+                cross = t * (value - s.value - tilt) / (fall - tilt)
+                guess, at_start = (min(cross, 0.99 * t), 0) if cross > 0 else (guess, at_start + 1)
+            high, t = t, guess
+        if at_start == 3 or high - low <= 4 * eps * ratio or (high < math.inf and high - low <= 1e-14 * high):
             break
     if curvature and kept is not None and high == math.inf:  # 2^60 times the step, and the slope is as steep as ever
         return Reason.UNBOUNDED
@@ -338,13 +365,16 @@ def minimise(
     X = X or Everywhere()
     method = method.suited(X).aimed(tol)
     s, eps = method.init(objective, X, x, memory), torch.finfo(x.dtype).eps
-    low, best, waited = s.value, s.residual, 0
+    low, best, waited, far = s.value, s.residual, 0, FAR * (1.0 + float(s.x.norm()))
+    size = abs(s.value)
     while s.why is Reason.RUNNING and s.residual > tol and s.k < max_steps:
         s = method.step(objective, X, s)
-        better = s.value < low - 10 * eps * abs(low) or s.residual < 0.9 * best
+        better = s.value < low - 10 * eps * (abs(low) + eps * size) or s.residual < 0.9 * best
         low, best, waited = min(low, s.value), min(best, s.residual), 0 if better else waited + 1
         if waited > PATIENCE:  # steps to and fro within rounding
             s = replace(s, reason=Reason.PRECISION.name)
+        if float(s.x.norm()) > far:  # where the start has no digits any more, and still falling
+            s = replace(s, reason=Reason.UNBOUNDED.name)
     reason = Reason.CONVERGED if s.residual <= tol else s.why if s.why is not Reason.RUNNING else Reason.MAX_STEPS
     return Minimum(s.x, s.value, s.gradient, s.residual, reason, s.k, s.memory)
 

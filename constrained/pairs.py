@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .core.vec import Vec, state
 
+TINY = 1e-200  # s'y of a pair: below, quotients of pairs overflow
+
 
 @state
 class Pairs:
@@ -36,7 +38,7 @@ class Pairs:
         Where the curvature along s is negative, every step was too short: the scale grows tenfold.
         """
         sy, ss, yy = float(s @ y), float(s @ s), float(y @ y)
-        if not sy > 1e-10 * math.sqrt(ss * yy):
+        if not sy > max(1e-10 * math.sqrt(ss * yy), TINY):
             bent = sy < -1e-10 * math.sqrt(ss * yy)
             return replace(self, scale=min(10 * self.scale, 1e10)) if bent else self
         memory = len(self.S)

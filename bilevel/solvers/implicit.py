@@ -11,7 +11,7 @@ Algorithm (one outer step)
                            v <- solution of g_yy v = f_y, from the last v, to a residual theta min(1, R) / 10
                            Phi = f(x, y) - v'g_y,  grad Phi = f_x - g_xy v
     (2) x <- one step of the outer method on Phi (L-BFGS; projected on a set X), R = |x - P_X(x - grad Phi)|
-    (3) where the line search fails or R no longer falls: theta <- theta / 10, and Phi is evaluated again
+    (3) where the line search fails or R no longer falls: theta <- theta / 10, then 1e-6 theta, and Phi is evaluated again
     (4) stop if R <= tol
 
 Notation
@@ -43,6 +43,7 @@ from ..lower import Lower
 from ..oracle import BilevelOracle
 
 PATIENCE = 50  # outer steps without a smaller R after which the inner accuracy is raised
+STILL = 1e-8  # a relative step; without a smaller R it counts as a fifth of the patience: x is at a kink
 TIGHTEST = 1e-6  # times theta
 BLAMED = 1e-3  # of R: a smaller change of the gradient, by ten times the accuracy, is not why the search failed
 UNSOLVED = (Reason.UNBOUNDED, Reason.MAX_STEPS, Reason.LINE_SEARCH)
@@ -121,11 +122,13 @@ class Implicit(Solver[BilevelOracle, ImplicitState]):
         phi = self._phi(oracle, s.response, s.theta, s.best, s.gain)
         moved = self.outer.suited(oracle.X).step(phi, oracle.X, s.outer)  # (1), (2)
         new = self._read(s, phi, moved)
-        new = replace(new, stale=0 if moved.residual < 0.9 * s.best else s.stale + 1)
+        still = float((moved.x - s.x).norm()) <= STILL * (1.0 + float(s.x.norm()))
+        new = replace(new, stale=0 if moved.residual < 0.9 * s.best else s.stale + (PATIENCE // 5 if still else 1))
         if new.outcome != "RUNNING" or (moved.why is Reason.RUNNING and new.stale <= PATIENCE):
             return new
         if new.theta > self.theta * TIGHTEST:
-            again = self._again(oracle, replace(new, theta=0.1 * new.theta, stale=0))  # (3)
+            theta = 0.1 * new.theta if new.theta == self.theta else TIGHTEST * self.theta
+            again = self._again(oracle, replace(new, theta=theta, stale=0))  # (3)
             if float((again.outer.gradient - moved.gradient).norm()) > BLAMED * moved.residual or again.outcome != "RUNNING":
                 return again
             new = again

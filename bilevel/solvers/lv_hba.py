@@ -55,6 +55,7 @@ PATIENCE = 50  # outer steps without a smaller R after which the inner accuracy 
 GROWTH = 10.0  # of c
 SURE = 10.0  # b bounds the error of the extrapolation before, which this one divides by GROWTH at least
 FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.UNBOUNDED}
+LOWER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.LOWER_UNSOLVED}
 
 
 @state
@@ -114,7 +115,7 @@ class Penalised:
         gammas, inner = (one.gamma1, one.gamma2), one.inner.suited(self.oracle.Y)
         found = penalised_gap(self.oracle, set.rows, gammas, inner, (x, y, z), self.saddle, self.c, tol, one.max_inner)
         self.saddle, self.gap, self.upper = found.at.saddle, found.gap, found.upper
-        self.reason = found.at.reason if found.at.reason in FAILED else Reason.CONVERGED
+        self.reason = found.at.reason if found.at.reason in LOWER_FAILED else Reason.CONVERGED
         both = join(found.x, found.y)
         return found.value, Vec.of(torch.cat([self.along(both), found.z.to(both)]))
 
@@ -289,7 +290,7 @@ class LVHBA(Solver[BilevelOracle, LVHBAState]):
         """The state with what the outer method and phi now hold."""
         w = phi.inside(outer.x.leaves[0]) if phi.set.plane else outer.x.leaves[0]
         x, y, z = split(phi.set, w)
-        status = FAILED.get(phi.reason) or FAILED.get(outer.why) or Status.RUNNING
+        status = LOWER_FAILED.get(phi.reason) or FAILED.get(outer.why) or Status.RUNNING
         return replace(
             s,
             x=x,

@@ -46,6 +46,7 @@ from ..lower_value import Rows, solve_constrained_lower
 from ..oracle import BilevelOracle
 
 PROBES = 12  # gradient differences an estimate of a Lipschitz constant takes
+STEEP = 1e150  # a slope whose square is a number
 
 
 @state
@@ -206,7 +207,7 @@ class LVHBASingleLoop(Solver[BilevelOracle, LVHBASingleLoopState]):
 
 
 def _lipschitz(operator: Callable[[Tensor], Tensor], u: Tensor) -> float:
-    """The largest |T(u + d) - T(u)| / |d| along a power iteration from a fixed random direction."""
+    """The largest |T(u + d) - T(u)| / |d| along a power iteration from a fixed random direction; at most `STEEP`."""
     generator = torch.Generator().manual_seed(0)
     d = torch.randn(len(u), generator=generator, dtype=torch.float64).to(u)
     here, largest, step = operator(u), 1e-8, 1e-4 * (1 + float(u.norm()))
@@ -217,4 +218,4 @@ def _lipschitz(operator: Callable[[Tensor], Tensor], u: Tensor) -> float:
         d = change.to(u)
         if not float(d.norm()) > 0:
             break
-    return largest
+    return min(largest, STEEP)

@@ -63,6 +63,7 @@ FADE = 0.9  # of the rates of change from step to step, so that they may fall
 FIRST = 0.1  # eps and delta at the start
 CORRECTIONS = 3  # of a lower solution where mu there turns out smaller
 LONGEST = 100.0  # growth of alpha in one step
+ROUGH = 1e6  # units of rounding: a lower residual above them that is ten times too large is no round-off
 LOWER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.LOWER_UNSOLVED}
 LINEAR_FAILED = {
     LinearReason.NONFINITE: Status.NONFINITE,
@@ -275,6 +276,8 @@ class MAID(Solver[BilevelOracle, MAIDState]):
                 break
         value, (f_x, f_y) = oracle.f.gradient((x, y), None, (0, 1))
         failed = LOWER_FAILED.get(found.reason, failed)
+        if failed is Status.RUNNING and found.residual > max(10 * mu * s.eps, ROUGH * tiny * (1.0 + float(y.norm()))):
+            failed = Status.LOWER_UNSOLVED
         if not math.isfinite(float(value)):
             failed = Status.NONFINITE
         return Known(x, s.y, found, g, mu, vector, failed, float(value), f_x, f_y)

@@ -70,7 +70,7 @@ class Status(enum.Enum):
     LOCALLY_INFEASIBLE = "Ended at a point where the constraint violation cannot be reduced locally."
     UNBOUNDED = "The objective decreases without bound."
     DEGENERATE = "The constraints satisfy no qualification at the point reached."
-    SINGULAR = "The lower Hessian is singular and the hypergradient is not defined there."
+    SINGULAR = "The lower Hessian is singular, and no hypergradient could be computed there."
     LOWER_UNSOLVED = "The lower level could not be solved."
     NONFINITE = "A function returned NaN or infinity; the point is the last finite one."
     DIVERGED = "The iterates grow without bound."

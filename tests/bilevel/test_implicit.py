@@ -6,11 +6,12 @@ import torch
 from scipy.optimize import minimize
 from torch.nn import functional as F
 
-from bilevel import SPG, Ball, BilevelProblem, Box, Implicit, Simplex, Status, iterate, solve
+from bilevel import SPG, Ball, BilevelProblem, Box, Implicit, Point, Simplex, Status, iterate, solve
 from constrained import LBFGS
 from constrained.linear import Minres
 from problems import quadratic, ridge_1, ridge_50
 from problems.penalties import BEST, logistic_penalties
+from problems.sparse import lasso
 
 F64 = torch.float64
 
@@ -130,6 +131,19 @@ def test_a_kink_is_told():
     assert not result.success
     assert result.residuals()["lower"] <= 1e-6  # y belongs to x, not to a trial that was refused
     assert any("jump" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("seed", [3, 8, 10])
+def test_the_lassos_kinks_are_found_in_few_evaluations(seed):
+    """Optima at kinks, where y is accurate and Phi is not lower on either side. Without the crossing of tangents 535 and more."""
+    instance = lasso(seed=seed)
+    result = solve(instance.problem, Implicit())
+    assert not result.success
+    assert result.state.evaluations <= 200
+    assert result.residuals()["lower"] <= 1e-6
+    for side in (-1e-4, 1e-4):
+        x = result.x + side
+        assert instance.problem.fun(Point(x, instance.problem.response(x))) > result.fun
 
 
 # -- choices ----------------------------------------------------------------------------------------------------------------

@@ -338,3 +338,24 @@ def test_pure_steps_on_a_dict(method):
     assert done.x.tree()["a"].shape == (2, 1)
     assert done.x.tree()["a"].ravel().tolist() == pytest.approx([1, 1], abs=1e-8)
     assert done.x.tree()["b"].item() == pytest.approx(0, abs=1e-8)
+
+
+# -- kinks ------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("at", [0.3, 1e-3, -0.7])
+def test_a_kink_in_a_box_is_found_in_few_evaluations(at):
+    """exp(x) / 10 + 3 |x - at|: to rounding, and told as no smooth minimum. Bisections alone took 86 to 137."""
+    objective = Counted(lambda x: (0.1 * np.exp(x) + 3 * abs(x - at)).sum(), lambda x: 0.1 * np.exp(x) + 3 * np.sign(x - at))
+    found = minimise(LBFGS(), objective, vec([1.5]), tol=1e-8, X=Box(-2, 2))
+    assert array(found.x) == pytest.approx([at], abs=1e-12)
+    assert found.reason in (Reason.LINE_SEARCH, Reason.PRECISION)
+    assert objective.calls <= 60
+
+
+# -- sizes at which squares overflow or vanish --------------------------------------------------------------------------------
+@METHODS
+@pytest.mark.parametrize("scale", [1e-200, 1e-170, 1e160, 1e200])
+def test_extreme_sizes_end_with_a_reason(method, scale):
+    objective = Counted(lambda x: abs(x).sum() + 0 * x.sum(), np.sign)
+    assert isinstance(minimise(method, objective, vec([scale, -scale]), tol=1e-8, max_steps=50).reason, Reason)
+    falling = Counted(lambda x: -scale * x.sum(), lambda x: -scale * np.ones(2))
+    assert isinstance(minimise(method, falling, vec([0.0, 1.0]), tol=1e-8, max_steps=50).reason, Reason)
