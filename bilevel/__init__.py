@@ -27,8 +27,10 @@ from constrained.core.solver import Feature, Multipliers, Point, Status
 from constrained.core.version import VERSION as __version__
 from constrained.descent import LBFGS, SPG, ProjectedLBFGS
 from constrained.face import FaceLBFGS
+from constrained.intersections import BoxHyperplane, CvxpySet
 from constrained.multistart import multistart
 from constrained.newton_cg import NewtonCG
+from constrained.polyhedron import Polyhedron
 from constrained.sets import Affine, Ball, Box, Everywhere, Halfspace, Product, Simplex
 
 from .adjoint import AdjointMethod
@@ -67,7 +69,9 @@ __all__ = [
     "Ball",
     "BilevelProblem",
     "Box",
+    "BoxHyperplane",
     "Checkpoint",
+    "CvxpySet",
     "Event",
     "Everywhere",
     "FaceLBFGS",
@@ -91,6 +95,7 @@ __all__ = [
     "Penalty",
     "PenaltySGD",
     "Point",
+    "Polyhedron",
     "Power",
     "Product",
     "Progress",

@@ -30,7 +30,7 @@ UNSOLVED = {Reason.MAX_STEPS: Status.MAX_STEPS, Reason.STALLED: Status.STALLED}
 @dataclass(frozen=True)
 class Hypergradient:
     """`value`, structured like x; `linear_residual` = |T f_y - (T g_yy T + C) v| / |T f_y|; `lower_residual` =
-    |y - P_Y(y - g_y)|; `status`.
+    |y - P_Y(y - g_y)|; `status`; `y`, where it was taken, a start for the next one; `fun`, f(x, y).
 
     CONVERGED: both residuals are within the tolerance. LOWER_UNSOLVED: y is not a minimiser to the tolerance, or g_yy has
     negative curvature there. SINGULAR: f_y is not in the range of g_yy, so no hypergradient exists; `value` is then the
@@ -43,6 +43,8 @@ class Hypergradient:
     lower_residual: float
     status: Status
     message: str
+    y: Tree
+    fun: float
 
 
 def hypergradient(
@@ -120,4 +122,4 @@ def judged(found: Adjoint, tol: float, floor: float) -> Hypergradient:
         reasons.append(f"linear residual {linear_residual:.1e}, wanted {tol:.1e}")
     sentence = "The hypergradient is within the tolerance." if status is Status.CONVERGED else status.value
     message = " ".join([sentence, *[f"({reason})" for reason in reasons]])
-    return Hypergradient(value.tree(), linear_residual, lower_residual, status, message)
+    return Hypergradient(value.tree(), linear_residual, lower_residual, status, message, here.y.tree(), here.value)

@@ -24,13 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core.errors import ProblemError
+from .core.errors import ProblemError, Unsuitable
 from .core.vec import Vec
 from .descent import ProjectedLBFGS, minimise
 from .sets import Box, ConvexSet, Everywhere
+from .tangent import Tangent, has_tangent, tangent
 
 STEPS = 50  # Newton steps
 ARMIJO = 1e-4
+HELD = 1e-11  # of the multipliers: larger ones hold their row
 SHIFT = 1e-3  # of the Newton matrix, times the residual
 
 
@@ -145,21 +147,22 @@ class Polyhedron(ConvexSet):
 
     def project(self, v: Vec) -> Vec:
         self._on(v)
-        return self._projected(v)
+        return self._projected(v)[0]
 
-    def _projected(self, v: Vec) -> Vec:
+    def _projected(self, v: Vec) -> tuple[Vec, Tensor, Tensor]:
+        """The projection, mu, and F."""
         u = v.ravel().double().cpu()
         if not bool(u.isfinite().all()):
-            return v
+            return v, torch.zeros_like(self.right), torch.ones_like(u)
         like = Vec.of(u) if self.inside.whole else v.map(torch.Tensor.double)
         tol = 1e-13 * (1 + float(u.abs().max()) + float(self.right.abs().max()))
         mu = self.sheet.eliminated(u, self.right) if self.own else self._dual(u, like, tol)
-        w = self._at(u, mu, like)[0]
+        w, _, _, free = self._at(u, mu, like)
         violation = self.sheet.times(w) - self.right
         violation[self.equalities :].clamp_(min=0)
         if not float(violation.abs().max()) <= 1e4 * tol + 1e-9 * (1 + float(u.abs().max())):
             raise ProblemError(f"{self!r}: a violation of {float(violation.abs().max()):.1e} remains: the set is empty")
-        return v.unravel(w.to(v.device))
+        return v.unravel(w.to(v.device)), mu, free
 
     def _dual(self, u: Tensor, like: Vec, tol: float) -> Tensor:
         """The maximiser of theta."""
@@ -229,6 +232,31 @@ class Polyhedron(ConvexSet):
 
     def __repr__(self) -> str:
         return f"Polyhedron(A=<{self.rows - self.equalities} x {self.size}>, E=<{self.equalities} x {self.size}>)"
+
+
+@has_tangent.register
+def _(Y: Polyhedron) -> bool:
+    return Y.inside.entrywise
+
+
+@tangent.register
+def _(Y: Polyhedron, z: Vec) -> Tangent:
+    """The null space of the rows with multipliers, among the entries that S leaves alone."""
+    if not Y.inside.entrywise:
+        raise Unsuitable(f"Y: derivatives through {Y!r} are known where `inside` is a Box or the whole space")
+    Y._on(z)
+    _, mu, free = Y._projected(z)
+    held = mu > HELD * (1 + float(mu.abs().max()))
+    held[: Y.equalities] = True
+    normals = [free * Y.sheet.transposed(row) for row in torch.eye(Y.rows, dtype=mu.dtype)[held]]
+    U, size, _ = torch.linalg.svd(torch.stack([torch.zeros_like(free), *normals]).T, full_matrices=False)
+    basis = U[:, size > 1e-12 * max(1.0, float(size[0]))]
+
+    def project(v: Vec) -> Vec:
+        kept = free * v.ravel().double().cpu()
+        return v.unravel((kept - basis @ (basis.T @ kept)).to(v.device))
+
+    return Tangent(project)
 
 
 def _pair(matrix: Any, right: Any, left_name: str, right_name: str) -> tuple[Any, np.ndarray]:

@@ -51,6 +51,7 @@ def tangent(Y: ConvexSet, z: Vec) -> Tangent:
     raise Unsuitable(f"Y: derivatives through the set {Y!r:.60} are not known: register one on tangent, or use Penalty()")
 
 
+@functools.singledispatch
 def has_tangent(Y: ConvexSet) -> bool:
     """`tangent` knows the set, and all the parts of a Product."""
     if isinstance(Y, Product):

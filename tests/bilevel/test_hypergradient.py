@@ -238,3 +238,14 @@ def test_only_the_lower_level_needs_second_derivatives():
         assert bilevel.solve(problem).residuals()[key] <= 1e-6
         if key == "upper":
             np.testing.assert_allclose(bilevel.hypergradient(problem, np.zeros(2)).value, [-2, -2], atol=1e-10)
+
+
+def test_y_and_f_come_with_it():
+    """y(x) = 3 x, f = |y|^2: y is the start of the next call, and f the value at it."""
+    one = torch.ones(2, dtype=torch.float64)
+    problem = BilevelProblem(upper=lambda x, y: (y**2).sum(), lower=lambda x, y: ((y - 3 * x) ** 2).sum(), x=one, y=one)
+    found = hypergradient(problem, one)
+    assert found.fun == pytest.approx(18.0, abs=1e-8)
+    torch.testing.assert_close(found.y, 3 * one)
+    again = hypergradient(problem, one * (1 + 1e-3), found.y)
+    assert again.status is Status.LOWER_UNSOLVED  # a y that is given is taken as it is

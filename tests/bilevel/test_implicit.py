@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import minimize, nnls
 from torch.nn import functional as F
 
-from bilevel import SPG, Ball, BilevelProblem, Box, Implicit, Point, Simplex, Status, iterate, solve
+from bilevel import SPG, Ball, BilevelProblem, Box, Implicit, Point, Polyhedron, Simplex, Status, iterate, solve
 from constrained import LBFGS
 from constrained.linear import Minres
 from problems import quadratic, ridge_1, ridge_50
@@ -60,6 +60,7 @@ def test_ridge_with_fifty_penalties():
 
 # -- lower levels on sets ---------------------------------------------------------------------------------------------------
 A = torch.tensor(np.random.default_rng(0).normal(size=(6, 4)))
+BELOW = np.random.default_rng(1).normal(size=(3, 6))
 TARGET = torch.tensor([0.9, 0.1, -0.4, 0.3, 0.6, -0.2], dtype=F64)
 
 
@@ -79,6 +80,7 @@ SETS = {
     "box": (Box(-0.3, 0.5), torch.zeros(6, dtype=F64)),
     "simplex": (Simplex(), torch.full((6,), 1 / 6, dtype=F64)),
     "ball": (Ball(0.8), torch.zeros(6, dtype=F64)),
+    "polyhedron": (Polyhedron(BELOW, [0.2, -0.1, 0.1]), torch.zeros(6, dtype=F64)),
 }
 
 
@@ -92,6 +94,10 @@ def test_through_the_faces_of_a_set(name):
 
     def lower(x):
         c = M @ x
+        if name == "polyhedron":  # y = c - D^-1 B'mu with mu >= 0 by nonnegative least squares on the dual
+            L = np.linalg.cholesky(BELOW @ np.diag(1 / D) @ BELOW.T)
+            mu = nnls(L.T, np.linalg.solve(L, BELOW @ c - [0.2, -0.1, 0.1]))[0]
+            return c - BELOW.T @ mu / D
         if name == "box":
             return np.clip(c, -0.3, 0.5)
         if name == "ball":

@@ -7,6 +7,7 @@ import torch
 
 from constrained.core.errors import Unsuitable
 from constrained.core.vec import Vec
+from constrained.polyhedron import Polyhedron
 from constrained.sets import Affine, Ball, Box, ConvexSet, Everywhere, Halfspace, Product, Simplex
 from constrained.tangent import has_tangent, tangent
 
@@ -14,6 +15,7 @@ N = 6
 RNG = np.random.default_rng(0)
 ROWS, NORMAL = RNG.normal(size=(2, N)), RNG.normal(size=N)
 CENTER = RNG.normal(size=N)
+BELOW = RNG.normal(size=(3, N))
 
 
 def flat(array):
@@ -41,6 +43,12 @@ SETS = {
     "ball, a point": (Ball(0.0), flat, 1.0),
     "ball, two leaves": (Ball(0.7), halves, 2.0),
     "product": (Product({"a": Simplex(), "b": Ball(0.3)}), halves, 1.0),
+    "polyhedron": (Polyhedron(BELOW, [-1.0, 0.5, 0.2]), halves, 1.0),
+    "polyhedron, inside": (Polyhedron(BELOW, [100.0, 100.0, 100.0]), flat, 1.0),
+    "polyhedron, equalities": (Polyhedron(BELOW, [0.0, 0.1, 0.2], ROWS, [1.0, -2.0]), flat, 1.0),
+    "polyhedron, redundant rows": (Polyhedron(np.vstack([BELOW, BELOW]), [-1.0, 0.5, 0.2] * 2), flat, 1.0),
+    "polyhedron in a box": (Polyhedron(BELOW, [-0.5, 0.2, 0.1], inside=Box(-0.8, 0.8)), flat, 1.0),
+    "polyhedron, slack variables": (Polyhedron(np.hstack([BELOW[:, :3], -np.eye(3)]), [-1.0, -0.5, -0.2]), flat, 1.0),
     "product, part": (Product({"b": Box(0.0, 0.1)}), halves, 1.0),
 }
 
@@ -91,6 +99,10 @@ POLYHEDRA = {
     "simplex": (Simplex(), lambda y: [y >= 0, cp.sum(y) == 1]),
     "affine": (Affine(ROWS, [1.0, -2.0]), lambda y: [ROWS @ y == np.array([1.0, -2.0])]),
     "halfspace": (Halfspace(NORMAL, -9.0), lambda y: [NORMAL @ y <= -9.0]),
+    "polyhedron": (
+        Polyhedron(BELOW, [-1.0, 0.1, 0.0], ROWS[:1], [0.5], inside=Box(-1.0, 1.0)),
+        lambda y: [BELOW @ y <= np.array([-1.0, 0.1, 0.0]), ROWS[0] @ y == 0.5, y >= -1, y <= 1],
+    ),
 }
 
 
@@ -147,12 +159,22 @@ def test_sets_without_a_tangent_say_so():
     assert not has_tangent(Product({"a": Simplex(), "b": Cone()}))
     assert has_tangent(Product({"a": Simplex()}))
     assert all(has_tangent(Y) for Y, _, _ in SETS.values())
+    assert not has_tangent(Polyhedron(BELOW, [1.0] * 3, inside=Ball(2.0)))
+    with pytest.raises(Unsuitable, match="Box or the whole space"):
+        tangent(Polyhedron(BELOW, [1.0] * 3, inside=Ball(2.0)), flat(np.ones(N)))
     with pytest.raises(Unsuitable, match="register one on tangent"):
         tangent(Cone(), flat(np.ones(2)))
 
 
 def test_float32_stays_float32():
-    for Y in (Box(0, 1), Simplex(), Ball(0.5), Halfspace([1.0, 1.0], 0.0), Affine([[1.0, 1.0]], [1.0])):
+    for Y in (
+        Box(0, 1),
+        Simplex(),
+        Ball(0.5),
+        Halfspace([1.0, 1.0], 0.0),
+        Affine([[1.0, 1.0]], [1.0]),
+        Polyhedron([[1.0, 2.0]], [1.0]),
+    ):
         z = Vec.of(torch.tensor([1.5, 0.25]))
         face = tangent(Y, z)
         assert face.project(z).dtype is torch.float32
