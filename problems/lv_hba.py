@@ -27,6 +27,7 @@ from bilevel.problem import BilevelProblem
 from bilevel.solvers.lv_hba_single import LVHBASingleLoop
 from constrained.core.errors import OptionError
 from constrained.core.solver import Multipliers, Point, Solver
+from constrained.polyhedron import Polyhedron
 from constrained.sets import Affine
 
 from .arguments import number, placed, whole
@@ -175,6 +176,7 @@ def svm_weights(
     validate: int = 30,
     features: int | None = None,
     corrupted: float = 0.0,
+    as_set: bool = False,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
@@ -184,7 +186,8 @@ def svm_weights(
     data: "diabetes" (8 features), "fourclass" (2) or "gisette" (5,000), generated in that shape, or "breast-cancer" (30,
     scikit-learn's, standardised). train, validate: rows of each; the experiments take 500 and 150. features: other than
     the set's. corrupted: probability that a training label is flipped; 0.4 is the data-cleaning experiment. y is a dict of w,
-    b and xi.
+    b and xi. as_set: the margins, which do not depend on x, as a Polyhedron Y, through which `Implicit` differentiates; as the
+    function `lower_inequality` else, as in the paper.
     """
     whole("svm-weights(train=...)", train, 2)
     whole("svm-weights(validate=...)", validate, 1)
@@ -214,9 +217,16 @@ def svm_weights(
         return 1 - y["xi"] - t * (Z @ y["w"] + y["b"])
 
     y = {"w": torch.ones_like(Z[0]), "b": torch.zeros_like(x[:1]), "xi": torch.ones_like(x)}
+    source = "arXiv 2401.16164, linear SVM and data cleaning; generated data"
+    if as_set:
+        from scipy import sparse
+
+        rows = -t[:, None] * torch.cat([Z, torch.ones_like(Z[:, :1])], 1)
+        Y = Polyhedron(sparse.hstack([rows.double().cpu().numpy(), -sparse.identity(train)]), -np.ones(train))
+        problem = BilevelProblem(upper=upper, lower=lower, x=x, y=y, Y=Y)
+        return Instance(name="svm-weights", problem=problem, source=source)
     problem = BilevelProblem(upper=upper, lower=lower, lower_inequality=margins, x=x, y=y)
     recommended: dict[type[Solver], Recommended] = {LVHBASingleLoop: Recommended(LVHBASingleLoop(), max_steps=80)}  # as the paper
-    source = "arXiv 2401.16164, linear SVM and data cleaning; generated data"
     return Instance(name="svm-weights", problem=problem, source=source, recommended=recommended)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
-from bilevel import Feature, Point
+from bilevel import Feature, Implicit, Point, solve
 from constrained.core.errors import OptionError
 from problems.lv_hba import CONDITION, FAMILY, KAPPA, SHAPES, coupled_toy, llc, llsc, reduced_minima, svm_weights
 
@@ -137,6 +137,19 @@ def test_the_lower_level_of_the_svm_against_cvxpy():
     cp.Problem(cp.Minimize(goal / 2), [1 - xi - Z @ w - t * b <= 0]).solve(solver="CLARABEL")
     np.testing.assert_allclose(found.y.tree()["w"].numpy(), w.value, atol=1e-4)
     assert problem.residuals(Point(x.tree(), found.y.tree(), rows.report(found.multipliers)))["lower"] <= 1e-6
+
+
+@pytest.mark.parametrize("data", ["diabetes", "fourclass"])
+def test_the_svm_with_its_margins_as_a_set(data):
+    """The same lower solution as with the margins as a function, and weights that halve the loss at least, up to a kink."""
+    rows, polyhedron = (svm_weights(data=data, train=30, validate=15, as_set=flag).problem for flag in (False, True))
+    y = polyhedron.response(polyhedron.x)
+    assert float(rows.lower_inequality(rows.x, y).max()) <= 1e-12
+    found = rows.residuals(Point(rows.x, y))  # with least-squares multipliers
+    assert found["lower"] <= 1e-6, found
+    result = solve(polyhedron, Implicit(), max_steps=20)
+    assert result.residuals()["lower"] <= 1e-6
+    assert result.fun <= 0.5 * polyhedron.fun(Point(polyhedron.x, y))
 
 
 WRONG = [
