@@ -30,8 +30,9 @@ from constrained.core.autodiff import Constraint
 from constrained.core.errors import Unsuitable
 from constrained.core.solver import Multipliers
 from constrained.core.vec import Tree, Vec
-from constrained.descent import LBFGS, residual
+from constrained.descent import residual
 from constrained.linear import Minres, Reason, System
+from constrained.newton_cg import NewtonCG
 from constrained.tangent import Tangent, tangent
 
 from .coupled import coupled, jacobian
@@ -141,7 +142,7 @@ def lower_gap(oracle: BilevelOracle, x: Vec, y: Vec, starts: Sequence[Vec]) -> f
     here, best = float(oracle.g.value((x, y))), math.inf
     zero = torch.zeros_like(set.rows.low)
     for w in (y, *starts):
-        found = solve_constrained_lower(oracle, set.rows, x, oracle.Y.project(w), zero, tol, method=LBFGS().suited(oracle.Y))
+        found = solve_constrained_lower(oracle, set.rows, x, oracle.Y.project(w), zero, tol, method=NewtonCG().suited(oracle.Y))
         if found.residual <= tol:
             best = min(best, float(oracle.g.value((x, found.y))) - tol * float(found.multipliers.abs().sum()))
     return max(0.0, here - best)

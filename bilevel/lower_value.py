@@ -21,6 +21,7 @@ from constrained.core.errors import ProblemError
 from constrained.core.solver import Multipliers
 from constrained.core.vec import Vec, state
 from constrained.descent import Method, Minimum, Reason, minimise
+from constrained.newton_cg import Differenced, NewtonCG
 from constrained.pairs import Pairs
 
 from .oracle import BilevelOracle
@@ -138,7 +139,8 @@ def lower_value(
         return plain + rest, own_y.add(apart, 1 / gamma1)
 
     begin = oracle.Y.project(start.theta + (y - start.y))
-    found: Minimum = minimise(method, lagrangian, begin, tol=tol, X=oracle.Y, max_steps=max_steps, memory=start.memory)
+    objective = Differenced(lagrangian) if isinstance(method, NewtonCG) else lagrangian
+    found: Minimum = minimise(method, objective, begin, tol=tol, X=oracle.Y, max_steps=max_steps, memory=start.memory)
     if last["call"][0] is not found.x:  # the search ended elsewhere than where it looked last
         lagrangian(found.x)
     th, v_x, own_y, la, plain, rest = last["call"]

@@ -43,6 +43,29 @@ class SecondOrder(Protocol):
         ...
 
 
+class Differenced:
+    """An objective of first derivatives as a `SecondOrder` one: H v from a forward difference of its gradients, one a product."""
+
+    def __init__(self, objective: Objective):
+        self.objective = objective
+        self.last: tuple[Vec, Vec] | None = None  # a point and the gradient there
+
+    def __call__(self, x: Vec) -> tuple[float, Vec]:
+        value, gradient = self.objective(x)
+        self.last = x, gradient
+        return value, gradient
+
+    def products(self, x: Vec) -> Product:
+        gradient = self.last[1] if self.last is not None and self.last[0] is x else self(x)[1]
+        step = math.sqrt(torch.finfo(x.dtype).eps) * (1.0 + float(x.norm()))
+
+        def product(v: Vec) -> Vec:
+            h = step / max(float(v.norm()), torch.finfo(v.dtype).tiny)
+            return (self.objective(x.add(v, h))[1] - gradient) / h
+
+        return product
+
+
 @dataclass(frozen=True, kw_only=True)
 class NewtonCG(Method):
     """Truncated Newton: d from conjugate gradients on H d = -g to |H d + g| <= min(1/2, sqrt|g|) |g|.

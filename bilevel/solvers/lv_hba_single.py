@@ -37,7 +37,7 @@ from torch import Tensor
 from constrained.core.options import Positive, Power, Schedule, Steps, at
 from constrained.core.solver import Feature, Point, Solver, Status
 from constrained.core.vec import Vec, state
-from constrained.descent import LBFGS
+from constrained.newton_cg import NewtonCG
 from constrained.sets import ConvexSet
 
 from ..coupled import Coupled, coupled, join
@@ -186,7 +186,7 @@ class LVHBASingleLoop(Solver[BilevelOracle, LVHBASingleLoopState]):
     def answer(self, oracle: BilevelOracle, state: LVHBASingleLoopState) -> Point:
         rows, x, y = self._set(oracle).rows, oracle.X.project(state.x), oracle.Y.project(state.y)
         tol = max(1e-2 * self.tolerance, 500 * torch.finfo(y.dtype).eps)
-        found = solve_constrained_lower(oracle, rows, x, y, state.z, tol, method=LBFGS().suited(oracle.Y))
+        found = solve_constrained_lower(oracle, rows, x, y, state.z, tol, method=NewtonCG().suited(oracle.Y))
         return Point(x, found.y, rows.report(found.multipliers))
 
     def monitor(self, state: LVHBASingleLoopState) -> dict[str, float]:

@@ -123,6 +123,7 @@ def test_a_sketch_takes_at_most_a_product_an_unknown_and_a_check_a_block():
             assert found.products <= system.size + checks + 2 * exhausted, (name, q, found)
 
 
+@pytest.mark.slow
 def test_sketched_newton_page(tmp_path):
     """Every definable problem is solved by the sketch, within the published order of steps; the page is written."""
     page = sketched_newton(seeds=1)

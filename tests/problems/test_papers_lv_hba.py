@@ -50,6 +50,7 @@ def test_the_toy_converges():
     assert single[-1] == "0 of 3"
 
 
+@pytest.mark.slow
 def test_the_page_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[lv_hba.__module__], "sizes", lambda: machines([("fourclass", 20, 10)]))
     page = lv_hba(seeds=1, steps=60, svm=[("fourclass", 20, 10)])

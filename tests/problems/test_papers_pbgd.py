@@ -92,6 +92,7 @@ def test_schedules():
     assert Length(lr=0.1, gamma=Ramp(most=0.2, steps=2))(5) == 0.1
 
 
+@pytest.mark.slow
 def test_the_page_is_written(tmp_path, monkeypatch):
     for name in ("`VPBGD()`", "`GPBGD()`"):  # tested in tests/bilevel/test_pbgd.py
         monkeypatch.delitem(FIXED, name)
