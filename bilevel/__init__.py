@@ -40,6 +40,7 @@ from .neumann import Neumann, StochasticNeumann
 from .problem import BilevelProblem
 from .recommend import Recommendation, recommend  # registers the default solver
 from .retrain import Retrained, retrain
+from .solvers.bo_rep import BORep
 from .solvers.f2sa import F2SA
 from .solvers.implicit import Implicit
 from .solvers.kwon import KwonDoubleLoop, KwonSingleLoop
@@ -50,6 +51,8 @@ from .solvers.pbgd import GPBGD, VPBGD
 from .solvers.pbgd_fixed import GPBGDFixedStep, VPBGDFixedStep
 from .solvers.penalty import Penalty
 from .solvers.penalty_sgd import PenaltySGD
+from .solvers.soba import SOBA
+from .solvers.stocbio import StocBiO
 from .unrolled import Unrolled
 
 __all__ = [
@@ -59,6 +62,7 @@ __all__ = [
     "LVHBA",
     "MAID",
     "SGD",
+    "SOBA",
     "SPG",
     "VPBGD",
     "AdamW",
@@ -66,6 +70,7 @@ __all__ = [
     "Affine",
     "Attempt",
     "Auto",
+    "BORep",
     "Ball",
     "BilevelProblem",
     "Box",
@@ -106,6 +111,7 @@ __all__ = [
     "ScalarAdam",
     "Simplex",
     "Status",
+    "StocBiO",
     "StochasticNeumann",
     "StopWhen",
     "Stream",

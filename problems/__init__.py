@@ -8,6 +8,7 @@ from collections.abc import Callable
 from .cleaning import hyper_cleaning
 from .constrained_instance import ConstrainedInstance
 from .cutest import cutest
+from .exponential import exponential
 from .instance import Instance, Recommended
 from .logistic import logistic
 from .lv_hba import FAMILY as LV_HBA
@@ -16,6 +17,7 @@ from .pde import poisson_control
 from .penalties import logistic_penalties
 from .quadratic import quadratic
 from .sparse import elastic_net, lasso
+from .text_cleaning import text_cleaning
 from .toy import pl_toy
 from .tuning import ridge_1, ridge_50
 
@@ -23,6 +25,7 @@ ZOO: dict[str, Callable[..., Instance]] = {
     "cutest": cutest,
     "elastic-net": elastic_net,
     "denoising": denoising,
+    "exponential": exponential,
     "hyper-cleaning": hyper_cleaning,
     "lasso": lasso,
     "logistic": logistic,
@@ -43,6 +46,7 @@ __all__ = [
     "Recommended",
     "cutest",
     "elastic_net",
+    "exponential",
     "hyper_cleaning",
     "lasso",
     "logistic",
@@ -52,4 +56,5 @@ __all__ = [
     "quadratic",
     "ridge_1",
     "ridge_50",
+    "text_cleaning",
 ]

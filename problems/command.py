@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bilevel.neumann import Neumann, StochasticNeumann
+from bilevel.solvers.bo_rep import BORep
 from bilevel.solvers.f2sa import F2SA
 from bilevel.solvers.implicit import Implicit
 from bilevel.solvers.kwon import KwonDoubleLoop, KwonSingleLoop
@@ -22,6 +23,8 @@ from bilevel.solvers.pbgd import GPBGD, VPBGD
 from bilevel.solvers.pbgd_fixed import GPBGDFixedStep, VPBGDFixedStep
 from bilevel.solvers.penalty import Penalty
 from bilevel.solvers.penalty_sgd import PenaltySGD
+from bilevel.solvers.soba import SOBA
+from bilevel.solvers.stocbio import StocBiO
 from bilevel.unrolled import Unrolled
 from constrained.accuracy import Estimated, Paper
 from constrained.autolinear import AutoLinear
@@ -47,6 +50,7 @@ from .instance import Instance, Recommended
 SOLVERS: dict[str, type[Solver]] = {
     "augmented-lagrangian": AugmentedLagrangian,
     "augmented-lagrangian-sgd": AugmentedLagrangianSGD,
+    "bo-rep": BORep,
     "f2sa": F2SA,
     "gpbgd": GPBGD,
     "gpbgd-fixed-step": GPBGDFixedStep,
@@ -60,6 +64,8 @@ SOLVERS: dict[str, type[Solver]] = {
     "penalty-sgd": PenaltySGD,
     "sketched-newton": SketchedNewton,
     "slsqp": SLSQP,
+    "soba": SOBA,
+    "stocbio": StocBiO,
     "trust-constr": TrustConstr,
     "vpbgd": VPBGD,
     "vpbgd-fixed-step": VPBGDFixedStep,

@@ -18,9 +18,11 @@ from bilevel import (
     LVHBA,
     MAID,
     SGD,
+    SOBA,
     VPBGD,
     Auto,
     BilevelProblem,
+    BORep,
     Box,
     Everywhere,
     GPBGDFixedStep,
@@ -35,6 +37,7 @@ from bilevel import (
     Power,
     ScalarAdam,
     Status,
+    StocBiO,
     VPBGDFixedStep,
 )
 from constrained import (
@@ -118,6 +121,13 @@ def clipped(noise: bool = False) -> Instance:
     return Instance(name="clipped", problem=problem, source="by hand", solution=(Point(x, x.clamp(0, 1)),))
 
 
+def boxed() -> Instance:
+    """`clipped` with noise and without Y, on x <= 1: y = x, and x is (a + b) / 2, at most 1, entry by entry."""
+    x = torch.tensor([0.45, 1.0, -0.75], dtype=torch.float64)
+    problem = replace(clipped(noise=True).problem, X=Box(-2.0, 1.0), Y=Everywhere())  # pyright: ignore[reportArgumentType]
+    return Instance(name="boxed", problem=problem, source="by hand", solution=(Point(x, x),))
+
+
 def logistic(*, batches: bool = False) -> Instance:
     """Ridge weights of a logistic regression on noisy labels: x a dict, y an nn.Linear, f the loss of held-out rows."""
     generator = torch.Generator().manual_seed(0)
@@ -180,6 +190,8 @@ NOISY = PenaltySGD(sigma=0.1, gamma=0.5, momentum=0.0, outer=SGD(lr=Power(scale=
 LOGISTIC = PenaltySGD(sigma=0.1, outer=SGD(lr=Power(scale=0.5, exponent=0.25)), warmup=10)
 BOX, SKETCHED = Box(0.0, 1.4), SketchedNewton(linear_solver=Sketch())
 SINGLE, DOUBLE = KwonSingleLoop(), KwonDoubleLoop()
+REP, SERIES, TOGETHER = BORep(), StocBiO(), SOBA(alpha=Power(scale=0.1, exponent=0.25))
+PAPER = BORep.paper(eta=0.01, gamma=0.5, nu=0.1)
 ANCESTOR = F2SA(alpha=Power(scale=0.1, exponent=0.25), gamma=0.5)  # the paper's exponents are slow
 BUDGET = Status.MAX_STEPS
 loop = partial(Case, max_steps=300, ends=BUDGET, few=15, gradients=3)  # single loops: cheap steps, three gradients each
@@ -237,6 +249,16 @@ CASES = [
     loop(name="f2sa-inner", solver=replace(ANCESTOR, inner=2), instance=small, tolerance=0.1, max_steps=600, gradients=None),
     loop(name="f2sa-clipped", solver=ANCESTOR, instance=lambda: clipped(noise=True), tolerance=0.02),
     loop(name="f2sa-module-batches", solver=ANCESTOR, instance=lambda: logistic(batches=True), tolerance=0.1),
+    loop(name="bo-rep-noisy", solver=REP, instance=lambda: small(0.01), tolerance=0.1, max_steps=600, gradients=None),
+    loop(name="bo-rep-paper", solver=PAPER, instance=lambda: small(0.01), tolerance=0.1, max_steps=600, gradients=None),
+    loop(name="bo-rep-box", solver=REP, instance=boxed, tolerance=0.1, gradients=None),
+    loop(name="bo-rep-module-batches", solver=REP, instance=lambda: logistic(batches=True), tolerance=0.1, gradients=None),
+    loop(name="stocbio-noisy", solver=SERIES, instance=lambda: small(0.01), tolerance=0.1, gradients=None),
+    loop(name="stocbio-exact", solver=SERIES, instance=small, tolerance=0.1, gradients=None),
+    loop(name="stocbio-module-batches", solver=SERIES, instance=lambda: logistic(batches=True), tolerance=0.1, gradients=None),
+    loop(name="soba-noisy", solver=TOGETHER, instance=lambda: small(0.01), tolerance=0.1, max_steps=600, gradients=2),
+    loop(name="soba-box", solver=TOGETHER, instance=boxed, tolerance=0.1, gradients=2),
+    loop(name="soba-module-batches", solver=TOGETHER, instance=lambda: logistic(batches=True), tolerance=0.1, gradients=2),
     Case(name="newton-hs6", solver=SketchedNewton(), instance=lambda: cutest(name="HS6"), tolerance=1e-8),
     Case(name="newton-hs40", solver=SketchedNewton(), instance=lambda: cutest(name="HS40"), tolerance=1e-8),
     Case(

@@ -24,12 +24,12 @@ DOCUMENTS += [path for path in sorted((ROOT / "docs").rglob("*.md")) if "_build"
 
 PUBLIC = {
     bilevel: """
-        AdamW AdjointMethod Affine Attempt Auto Ball BilevelProblem Box BoxHyperplane Checkpoint CvxpySet Event
+        AdamW AdjointMethod Affine Attempt Auto BORep Ball BilevelProblem Box BoxHyperplane Checkpoint CvxpySet Event
         Everywhere F2SA FaceLBFGS
         Feature FixedPoint FullBatch Function GPBGD GPBGDFixedStep Halfspace History Hypergradient Implicit
         KwonDoubleLoop KwonSingleLoop LBFGS LVHBA LVHBASingleLoop MAID MiniBatches Multipliers Neumann NewtonCG NoData
-        Penalty PenaltySGD Point Polyhedron Power Product Progress ProjectedLBFGS Recommendation Result Retrained SGD SPG
-        ScalarAdam Simplex Status StochasticNeumann StopWhen Stream TorchOptimizer Unrolled VPBGD VPBGDFixedStep
+        Penalty PenaltySGD Point Polyhedron Power Product Progress ProjectedLBFGS Recommendation Result Retrained SGD SOBA SPG
+        ScalarAdam Simplex Status StocBiO StochasticNeumann StopWhen Stream TorchOptimizer Unrolled VPBGD VPBGDFixedStep
         __version__ hypergradient iterate multistart recommend retrain solve
     """,
     constrained: """

@@ -18,8 +18,10 @@ from bilevel import (
     GPBGD,
     LVHBA,
     MAID,
+    SOBA,
     VPBGD,
     BilevelProblem,
+    BORep,
     Box,
     GPBGDFixedStep,
     Implicit,
@@ -29,6 +31,7 @@ from bilevel import (
     Penalty,
     PenaltySGD,
     Status,
+    StocBiO,
     VPBGDFixedStep,
     solve,
 )
@@ -49,6 +52,9 @@ LOOP = {
         KwonDoubleLoop(),
         KwonSingleLoop(),
         F2SA(),
+        BORep(),
+        StocBiO(),
+        SOBA(),
     )
 }
 SOLVERS: dict[str, Solver | None] = {**FREE, **LOOP}
