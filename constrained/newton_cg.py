@@ -146,7 +146,7 @@ class NewtonCG(Method):
             if not norm > tol:
                 break
             z = r if inverse is None else inverse(r) if free is None else _at(inverse(r), free)
-            rz, old = norm**2 if inverse is None else float(r @ z), rz
+            rz, old = norm * norm if inverse is None else float(r @ z), rz
             p = z if p is None else z.add(p, rz / old)
             q = product(p)
             if free is not None:
