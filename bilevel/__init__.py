@@ -18,12 +18,15 @@ from constrained.core.auto import Attempt, Auto
 from constrained.core.callbacks import Checkpoint, History, Progress, StopWhen
 from constrained.core.data import FullBatch, MiniBatches, NoData
 from constrained.core.function import Function
+from constrained.core.live import Live
 from constrained.core.loaders import Stream
-from constrained.core.moments import SGD, AdamW, ScalarAdam, TorchOptimizer
-from constrained.core.options import Power
+from constrained.core.moments import SGD, AdamW, ScalarAdam
+from constrained.core.options import Cosine, Power
 from constrained.core.result import Result
 from constrained.core.run import Event, iterate, solve
 from constrained.core.solver import Feature, Multipliers, Point, Status
+from constrained.core.sources import SourceBatches
+from constrained.core.torch_optimizer import TorchOptimizer
 from constrained.core.version import VERSION as __version__
 from constrained.descent import LBFGS, SPG, ProjectedLBFGS
 from constrained.face import FaceLBFGS
@@ -34,8 +37,10 @@ from constrained.polyhedron import Polyhedron
 from constrained.sets import Affine, Ball, Box, Everywhere, Halfspace, Product, Simplex
 
 from .adjoint import AdjointMethod
+from .blocks import LISA, AllBlocks, Cyclic
 from .fixed_point import FixedPoint
 from .hypergradient import Hypergradient, hypergradient
+from .mixture import Mixture, per_source, softmax
 from .neumann import Neumann, StochasticNeumann
 from .problem import BilevelProblem
 from .recommend import Recommendation, recommend  # registers the default solver
@@ -51,6 +56,7 @@ from .solvers.pbgd import GPBGD, VPBGD
 from .solvers.pbgd_fixed import GPBGDFixedStep, VPBGDFixedStep
 from .solvers.penalty import Penalty
 from .solvers.penalty_sgd import PenaltySGD
+from .solvers.scalebio import ScaleBiO
 from .solvers.soba import SOBA
 from .solvers.stocbio import StocBiO
 from .unrolled import Unrolled
@@ -59,6 +65,7 @@ __all__ = [
     "F2SA",
     "GPBGD",
     "LBFGS",
+    "LISA",
     "LVHBA",
     "MAID",
     "SGD",
@@ -68,6 +75,7 @@ __all__ = [
     "AdamW",
     "AdjointMethod",
     "Affine",
+    "AllBlocks",
     "Attempt",
     "Auto",
     "BORep",
@@ -76,7 +84,9 @@ __all__ = [
     "Box",
     "BoxHyperplane",
     "Checkpoint",
+    "Cosine",
     "CvxpySet",
+    "Cyclic",
     "Event",
     "Everywhere",
     "FaceLBFGS",
@@ -92,7 +102,9 @@ __all__ = [
     "KwonDoubleLoop",
     "KwonSingleLoop",
     "LVHBASingleLoop",
+    "Live",
     "MiniBatches",
+    "Mixture",
     "Multipliers",
     "Neumann",
     "NewtonCG",
@@ -109,7 +121,9 @@ __all__ = [
     "Result",
     "Retrained",
     "ScalarAdam",
+    "ScaleBiO",
     "Simplex",
+    "SourceBatches",
     "Status",
     "StocBiO",
     "StochasticNeumann",
@@ -122,7 +136,9 @@ __all__ = [
     "hypergradient",
     "iterate",
     "multistart",
+    "per_source",
     "recommend",
     "retrain",
+    "softmax",
     "solve",
 ]

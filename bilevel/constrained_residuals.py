@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from constrained.core.autodiff import Constraint
+from constrained.core.constraint import Constraint
 from constrained.core.errors import Unsuitable
 from constrained.core.solver import Multipliers
 from constrained.core.vec import Tree, Vec

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from constrained.core.autodiff import Constraint
 from constrained.core.calls import Calls
+from constrained.core.constraint import Constraint
 from constrained.core.errors import ProblemError
 from constrained.core.solver import Multipliers, Point
 from constrained.core.vec import Vec

@@ -7,6 +7,7 @@ import torch
 from constrained.core.autodiff import Draw
 from constrained.core.errors import BilevelError, NonFiniteStart, ProblemError
 from constrained.core.finite import Finding, Report, compare, direction
+from constrained.core.live import LiveVec
 from constrained.core.vec import Vec
 
 from .oracle import BilevelOracle, Level
@@ -17,6 +18,9 @@ NEAR = 0.1  # times 1 + |x|: how far the second point is that derivatives are lo
 def look(level: Level, x: Vec, y: Vec) -> None:
     """One gradient at the start: the function is a scalar, finite, and depends on something. Raises ProblemError."""
     draw = level.draw(0)
+    if isinstance(y, LiveVec):  # its gradient may be larger than what the solver will ever hold
+        _finite(level, level.value((x, y), draw))
+        return
     try:
         value, grads = level.gradient((x, y), draw, (0, 1))
     except BilevelError:
@@ -24,8 +28,7 @@ def look(level: Level, x: Vec, y: Vec) -> None:
     except Exception as cause:  # the user's function, with whatever it raises
         what = "x, y and a batch" if level.takes_batch else "x and y, no batch"
         raise ProblemError(f"{level.name}: raised {type(cause).__name__} at the start, given {what}: {cause}") from cause
-    if not bool(value.isfinite()):
-        raise NonFiniteStart(f"{level.name}: its value is {float(value)} at the start")
+    _finite(level, value)
     for name, grad in zip("xy", grads):
         if not bool(grad.finite()):
             raise NonFiniteStart(f"{level.name}: its gradient in {name} is NaN or infinite at the start")
@@ -34,6 +37,11 @@ def look(level: Level, x: Vec, y: Vec) -> None:
     for i, grad in enumerate(grads):
         if float(grad.max_norm()) == 0:
             _lost(level, (x, y), i, draw)
+
+
+def _finite(level: Level, value: torch.Tensor) -> None:
+    if not bool(value.isfinite()):
+        raise NonFiniteStart(f"{level.name}: its value is {float(value)} at the start")
 
 
 def _lost(level: Level, at: tuple[Vec, Vec], i: int, draw: Draw) -> None:

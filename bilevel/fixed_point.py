@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from constrained.core.autodiff import Constraint, shaped
+from constrained.core.autodiff import shaped
+from constrained.core.constraint import Constraint
 from constrained.core.options import Steps
 from constrained.core.vec import Tree, Vec, leaves_by_path
 from constrained.linear import CG, Product, Reason

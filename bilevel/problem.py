@@ -13,13 +13,15 @@ import torch
 from constrained.core.data import FullBatch, NoData, Sampler, exact
 from constrained.core.errors import NonFiniteStart, OptionError, ProblemError, Unsuitable
 from constrained.core.function import Function
-from constrained.core.solver import Feature, Point, Problem
-from constrained.core.variables import begun, calling, no_dropout, variable
+from constrained.core.live import Live, Ranks
+from constrained.core.solver import WELCOME, Feature, Point, Problem
+from constrained.core.variables import begun, calling, module_of, no_dropout, variable
 from constrained.core.vec import Vec
 from constrained.sets import ConvexSet, Everywhere
 
 from . import derivatives, residuals
 from .lower_gap import lower_gap
+from .mixture import Mixture
 from .oracle import LOWER_STREAM, UPPER_STREAM, BilevelOracle
 from .value import Value
 
@@ -36,7 +38,8 @@ class BilevelProblem(Problem):
 
     upper, lower: f(x, y) and g(x, y), scalar tensors; with `upper_data` / `lower_data` they get the batch as third argument,
     drawn from a sampler: `FullBatch`, `MiniBatches` or `Stream`. x, y: the variables at the start: a tensor, a tree of tensors,
-    or an nn.Module (the functions then receive the module itself, its trainable parameters replaced). X, Y: convex sets.
+    or an nn.Module (the functions then receive the module itself, its trainable parameters replaced); y may be
+    `Live(module)`, for large models. lower may be a `Mixture`. X, Y: convex sets.
     lower_equality, ... : functions of (x, y), zero or <= 0, scalar or 1-D, deterministic. lower_solution: x -> argmin g(x, .),
     where there is a formula; it is used to certify.
     `Function(...)` in place of any callable brings derivatives of its own.
@@ -91,6 +94,10 @@ class BilevelProblem(Problem):
         if len(seen) != 1:
             listed = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in seen))
             raise ProblemError(f"x, y: expected one dtype and device for all variables, got {listed}")
+        if isinstance(self.x, Live):
+            raise ProblemError("x: expected a tensor, a tree of tensors or an nn.Module, got Live: only y can be live")
+        if self._is_live and not self.Y.whole:
+            raise ProblemError(f"Y: expected Everywhere() for a live y, got {self.Y!r}")
         self.X.check(variables["x"], "X")
         self.Y.check(variables["y"], "Y")
 
@@ -110,6 +117,8 @@ class BilevelProblem(Problem):
             Feature.LOWER_INEQUALITY: self.lower_inequality is not None,
             Feature.UPPER_EQUALITY: self.upper_equality is not None,
             Feature.UPPER_INEQUALITY: self.upper_inequality is not None,
+            Feature.MIXTURE: isinstance(self.lower, Mixture),
+            Feature.LIVE: self._is_live,
         }
         return Feature(sum(feature.value for feature, there in has.items() if there))
 
@@ -135,12 +144,15 @@ class BilevelProblem(Problem):
     # -- what solvers get -----------------------------------------------------------------------------------------------
     def oracle(self, seed: int = 0) -> BilevelOracle:
         modules = [value if isinstance(value, torch.nn.Module) else None for value in (self.x, self.y)]
-        random = any(module is not None and module.training for module in modules)
+        random = any(module is not None and module.training for module in map(module_of, (self.x, self.y)))
+        variables = self._variables()
+        mixture = None
+        if isinstance(self.lower, Mixture):
+            mixture = calling(self.lower.weights, modules[0]), calling(self.lower.losses, modules[1])
         upper, lower = calling(self.upper, *modules), calling(self.lower, *modules)
         constraints = {name: calling(getattr(self, name), *modules) for name in CONSTRAINTS if getattr(self, name) is not None}
-        return BilevelOracle(
-            upper, lower, constraints, (self.upper_data, self.lower_data), self._variables(), self.X, self.Y, seed, random
-        )
+        data, ranks = (self.upper_data, self.lower_data), Ranks.here(variables["y"].device) if self._is_live else None
+        return BilevelOracle(upper, lower, constraints, data, variables, self.X, self.Y, seed, random, mixture, ranks)
 
     def begin(self, oracle: BilevelOracle, start: Point | None) -> Point:
         """The start as Vecs, projected on X and Y. Raises ProblemError; NonFiniteStart names the function that is not finite."""
@@ -150,7 +162,8 @@ class BilevelProblem(Problem):
         if Feature.SAMPLES not in self.features:
             for name in ("x", "y"):
                 no_dropout(getattr(self, name), name)
-        x, y = self.X.project(x.detach().clone()), self.Y.project(y.detach().clone())  # a solver may write into its state
+        x = self.X.project(x.detach().clone())  # a solver may write into its state
+        y = y if self._is_live else self.Y.project(y.detach().clone())
         for level in (oracle.f, oracle.g):
             derivatives.look(level, x, y)
         for constraint in oracle.constraints.values():
@@ -159,7 +172,7 @@ class BilevelProblem(Problem):
         return Point(x, y, start.multipliers if start else None)
 
     def fingerprint(self, oracle: BilevelOracle) -> list[float]:
-        if not self.exact:
+        if not self.exact or self._is_live:  # a live variable may stand anywhere
             return []
         x, y = oracle.variables["x"], oracle.variables["y"]
         generator = torch.Generator().manual_seed(0)
@@ -174,7 +187,7 @@ class BilevelProblem(Problem):
         return found
 
     def finish(self, point: Point) -> Point:
-        return Point(point.x.tree(), point.y.tree(), point.multipliers)
+        return Point(point.x.tree(), point.y.plain().tree(), point.multipliers)
 
     # -- for loops of the user's own ------------------------------------------------------------------------------------
     def value(self, x: Any, *, tol: float | None = None) -> torch.Tensor:
@@ -228,23 +241,31 @@ class BilevelProblem(Problem):
         starts = [oracle.variables["y"]]
         known = self.closed_form(x)
         starts += [] if known is None else [known]
-        found = {**residuals.residuals(oracle, x, y, point.multipliers), "lower_gap": lower_gap(oracle, x, y, starts)}
+        found = residuals.residuals(oracle, x, y, point.multipliers)
+        if self._is_live:
+            return residuals.renamed(found, without)
+        found["lower_gap"] = lower_gap(oracle, x, y, starts)
         found |= derivatives.wrong(oracle, x, y)
         return residuals.renamed(found, without)
 
     def check(self, start: Point | None = None) -> derivatives.Report:
         """Compare every derivative with finite differences at the start, or at a given point. See `derivatives.Report`."""
+        self.require("check", ~Feature.LIVE)
         oracle, x, y, _ = self._read(start or Point(None, None))
         return derivatives.check(oracle, x, y)
 
     def diagnose(self, start: Point | None = None) -> Diagnosis:
         """A page on the problem at the start, or at a given point: `print(problem.diagnose())`. See `diagnose.Diagnosis`."""
+        self.require("diagnose", ~Feature.LIVE)
         from .diagnose import diagnose  # which knows the solvers, and these know this class
 
         return diagnose(self, start)
 
     def module(self, point: Point) -> torch.nn.Module:
-        """A copy of the module given as y (else as x) with the point's values as its parameters."""
+        """A copy of the module given as y (else as x) with the point's values as its parameters; a live one itself, with them."""
+        if isinstance(self.y, Live):
+            begun("y", point.y, self.y.vec())
+            return self.y.module
         for value, tree in ((self.y, point.y), (self.x, point.x)):
             if isinstance(value, torch.nn.Module):
                 twin = copy.deepcopy(value)
@@ -265,7 +286,7 @@ class BilevelProblem(Problem):
 
     def require(self, who: str, supported: Feature) -> None:
         """Raise Unsuitable where the problem has features beyond the `supported` ones."""
-        bad = self.features & ~supported
+        bad = self.features & ~(supported | WELCOME)
         if bad:
             raise Unsuitable(f"{who}: does not handle {bad.words()}")
 
@@ -273,13 +294,17 @@ class BilevelProblem(Problem):
         """An oracle on all of the data, the point as Vecs, and the samplers that have no full batch but give their first."""
         whole, without = self, []
         if Feature.SAMPLES in self.features:
-            data = {name: sampler.full() for name, sampler in self.samplers().items()}
+            data = {name: None if self._is_live else sampler.full() for name, sampler in self.samplers().items()}
             without = [name for name, full in data.items() if full is None]
             first = {name: FullBatch(getattr(self, name).draw(0, STREAMS[name], 0)) for name in without}
             whole = replace(self, **{**data, **first})
         oracle = whole.oracle()
         x, y = (begun(n, v, oracle.variables[n]) for n, v in (("x", point.x), ("y", point.y)))
         return oracle, x, y, without
+
+    @property
+    def _is_live(self) -> bool:
+        return isinstance(self.y, Live)
 
     def _variables(self) -> dict[str, Vec]:
         return {"x": variable(self.x, "x"), "y": variable(self.y, "y")}

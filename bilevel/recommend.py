@@ -12,10 +12,12 @@ from constrained.tangent import has_tangent
 
 from .lower import UNKNOWNS
 from .problem import BilevelProblem
+from .solvers.f2sa import F2SA
 from .solvers.implicit import Implicit
 from .solvers.lv_hba import LVHBA
 from .solvers.penalty import Penalty
 from .solvers.penalty_sgd import PenaltySGD
+from .solvers.scalebio import ScaleBiO
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ def recommend(problem: BilevelProblem) -> Recommendation:
     The lower level is smooth and has second derivatives: implicit differentiation reaches full precision in few hypergradients.
     """
     features, y = problem.features, problem.oracle().variables["y"]
+    if Feature.LIVE in features and not F2SA.lacks(features):
+        why = "The lower variable is live: first derivatives, taken in place."
+        return Recommendation(ScaleBiO() if Feature.MIXTURE in features else F2SA(), (why,))
     if Feature.SAMPLES in features and not PenaltySGD.lacks(features):
         return Recommendation(PenaltySGD(), ("Batches are drawn: a stochastic method, which needs max_steps.",))
     if Penalty.lacks(features) and not LVHBA.lacks(features):

@@ -12,7 +12,8 @@
 
 Absolute 2-norms, unscaled. Where second derivatives are missing, y has more than 1e5 entries or lives in a set without a known
 tangent, grad Phi is estimated by the penalty method and the key is `upper_estimate`. Problems with mini-batches are
-judged on their whole data set; on the first batch of a stream, which has none, and the keys end in `_estimate`.
+judged on their whole data set; on the first batch of a stream, which has none, and of a problem with a live y, of which there
+is `lower` alone: the keys then end in `_estimate`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Collection
 
 import torch
 
+from constrained.core.live import LiveVec
 from constrained.core.solver import Multipliers
 from constrained.core.vec import Vec
 from constrained.descent import LBFGS, minimise, residual
@@ -37,6 +39,8 @@ from .oracle import BilevelOracle
 def residuals(oracle: BilevelOracle, x: Vec, y: Vec, multipliers: Multipliers | None = None) -> dict[str, float]:
     """lower, upper (or upper_estimate), optimism or linear, constraints at (x, y)."""
     found = {}
+    if isinstance(y, LiveVec):  # too large for more
+        return {"lower": float(oracle.g.grad_y(x, y).norm())}
     if constrained_residuals.has_lower_constraints(oracle):
         found = constrained_residuals.residuals(oracle, x, y, multipliers)
     elif y.size <= UNKNOWNS and has_tangent(oracle.Y) and oracle.g.second_order:

@@ -47,7 +47,7 @@ def retrain(result: Result, *, start: Tree | None = None, tol: float | None = No
     problem: Any = result.problem
     if not isinstance(problem, BilevelProblem):
         raise OptionError(f"result: expected one of a BilevelProblem, got {type(problem).__name__}")
-    problem.require("retrain", ~(Feature.LOWER_EQUALITY | Feature.LOWER_INEQUALITY))
+    problem.require("retrain", ~(Feature.LOWER_EQUALITY | Feature.LOWER_INEQUALITY | Feature.LIVE))
     whole = problem.full_batch() if Feature.SAMPLES in problem.features else problem
     oracle = whole.oracle()
     at = whole.begin(oracle, Point(result.x, problem.y if start is None else start))

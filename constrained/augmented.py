@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .core.autodiff import Constraint, Draw, Objective
+from .core.autodiff import Draw, Objective
 from .core.calls import Calls
+from .core.constraint import Constraint
 from .core.errors import Unsuitable
 from .core.tape import Tape
 from .core.vec import Vec

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .core.autodiff import Constraint, Draw, Objective
+from .core.autodiff import Draw, Objective
 from .core.calls import Calls
+from .core.constraint import Constraint
 from .core.data import Sampler
 from .core.replay import Replay
 from .core.solver import Oracle

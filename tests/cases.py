@@ -20,6 +20,7 @@ from bilevel import (
     SGD,
     SOBA,
     VPBGD,
+    AdamW,
     Auto,
     BilevelProblem,
     BORep,
@@ -31,14 +32,18 @@ from bilevel import (
     KwonSingleLoop,
     LVHBASingleLoop,
     MiniBatches,
+    Mixture,
     Penalty,
     PenaltySGD,
     Point,
     Power,
     ScalarAdam,
+    ScaleBiO,
+    SourceBatches,
     Status,
     StocBiO,
     VPBGDFixedStep,
+    per_source,
 )
 from constrained import (
     SLSQP,
@@ -182,6 +187,56 @@ def small(noise: float = 0.0) -> Instance:
     return quadratic(nx=3, ny=4, noise=noise)
 
 
+def sources(noise: bool = False) -> Instance:
+    """g = sum_i p_i |y - a_i|^2 / 2 over three sources in the plane, so y = sum_i p_i a_i; f = |y - b|^2 / 2 + |x|^2 / 200."""
+    a = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
+    b = torch.tensor([1.2, 0.4], dtype=torch.float64)
+    rows = 0.1 * torch.randn(3, 32, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    data = {f"source {i}": rows[i] - rows[i].mean(0) + a[i] for i in range(3)}
+
+    def losses(y: Tensor, batch: tuple | None = None) -> Tensor:
+        if batch is None:
+            return 0.5 * ((y - a) ** 2).sum(1)
+        points, source = batch
+        return per_source(0.5 * ((y - points) ** 2).sum(1), source, 3)
+
+    def upper(x: Tensor, y: Tensor) -> Tensor:
+        return 0.5 * ((y - b) ** 2).sum() + (x**2).sum() / 200
+
+    more = {"lower_data": SourceBatches(data, 8)} if noise else {}
+    zeros = torch.zeros(3, dtype=torch.float64)
+    problem = BilevelProblem(upper=upper, lower=Mixture(losses), x=zeros, y=zeros[:2].clone(), **more)
+    return Instance(name="sources", problem=problem, source="residuals only")
+
+
+def layered() -> Instance:
+    """Three sources of a regression for a network of two hidden layers, one of them right."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(4, 32, 3, generator=generator, dtype=torch.float64)
+    targets = torch.stack([inputs[0].sum(-1), -inputs[1].sum(-1), torch.randn(32, generator=generator), inputs[3].sum(-1)])
+    names = ("right", "wrong", "noise")
+    data = {name: (inputs[i], targets[i].double()) for i, name in enumerate(names)}
+
+    def losses(model: torch.nn.Module, batch: tuple) -> Tensor:
+        (rows, wanted), source = batch
+        return per_source((model(rows)[:, 0] - wanted) ** 2, source, 3)
+
+    def upper(x: Tensor, model: torch.nn.Module, batch: tuple) -> Tensor:
+        rows, wanted = batch
+        return ((model(rows)[:, 0] - wanted) ** 2).mean() + 1e-4 * (x**2).sum()
+
+    layers = [torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)]
+    model = torch.nn.Sequential(*layers).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(0.5 * torch.randn(p.shape, generator=generator, dtype=torch.float64))
+    held = MiniBatches((inputs[3], targets[3].double()), 8)
+    zeros = torch.zeros(3, dtype=torch.float64)
+    mixture, data = Mixture(losses), SourceBatches(data, 4)
+    problem = BilevelProblem(upper=upper, lower=mixture, x=zeros, y=model, upper_data=held, lower_data=data)
+    return Instance(name="layered", problem=problem, source="residuals only")
+
+
 # -- the table --------------------------------------------------------------------------------------------------------------
 FIXED_V, FIXED_G = VPBGDFixedStep(gamma=20.0, beta=0.5), GPBGDFixedStep(gamma=20.0)
 AUTO = Auto(candidates=(Implicit(), Penalty()), tol=1e-4)
@@ -195,6 +250,8 @@ PAPER = BORep.paper(eta=0.01, gamma=0.5, nu=0.1)
 ANCESTOR = F2SA(alpha=Power(scale=0.1, exponent=0.25), gamma=0.5)  # the paper's exponents are slow
 BUDGET = Status.MAX_STEPS
 loop = partial(Case, max_steps=300, ends=BUDGET, few=15, gradients=3)  # single loops: cheap steps, three gradients each
+SCALE = ScaleBiO(alpha=30.0, inner=SGD(lr=0.5), outer=SGD(lr=0.1))
+LAYERS = ScaleBiO(inner=AdamW(lr=0.01), accumulate=2, clip=1.0)
 NEWTON = AugmentedLagrangian(tol=1e-6, inner=NewtonCG())
 batches = partial(Case, solver=AugmentedLagrangianSGD(round=20), max_steps=1000, tolerance=1e-2, ends=BUDGET, few=15)
 CASES = [
@@ -259,6 +316,10 @@ CASES = [
     loop(name="soba-noisy", solver=TOGETHER, instance=lambda: small(0.01), tolerance=0.1, max_steps=600, gradients=2),
     loop(name="soba-box", solver=TOGETHER, instance=boxed, tolerance=0.1, gradients=2),
     loop(name="soba-module-batches", solver=TOGETHER, instance=lambda: logistic(batches=True), tolerance=0.1, gradients=2),
+    loop(name="scalebio-exact", solver=SCALE, instance=sources, tolerance=1e-3, max_steps=600),
+    loop(name="scalebio-batches", solver=SCALE, instance=lambda: sources(noise=True), tolerance=0.1, max_steps=600),
+    loop(name="scalebio-module-batches", solver=LAYERS, instance=layered, tolerance=0.3, gradients=None),
+    loop(name="f2sa-mixture", solver=ANCESTOR, instance=lambda: sources(noise=True), tolerance=0.2, max_steps=600),
     Case(name="newton-hs6", solver=SketchedNewton(), instance=lambda: cutest(name="HS6"), tolerance=1e-8),
     Case(name="newton-hs40", solver=SketchedNewton(), instance=lambda: cutest(name="HS40"), tolerance=1e-8),
     Case(

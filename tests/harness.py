@@ -14,7 +14,7 @@ import torch
 from cases import Case
 from torch import Tensor
 
-from bilevel import BilevelProblem, Box, Function, MiniBatches, Result, solve
+from bilevel import BilevelProblem, Box, Function, Live, MiniBatches, Mixture, Result, solve
 from bilevel.problem import CONSTRAINTS
 from constrained.core.solver import Feature, Problem
 from constrained.core.variables import calling
@@ -56,9 +56,18 @@ def wrapped(problem: Problem, wrap: Callable[[str, Callable], Callable], **more:
         function = getattr(problem, name, None)
         if isinstance(function, Function):
             changed[name] = dataclasses.replace(function, value=wrap(name, function.value))
+        elif isinstance(function, Mixture):
+            changed[name] = mixed(function, wrap, more.get("x", problem.x), more.get("y", problem.y))  # pyright: ignore
         elif function is not None:
             changed[name] = wrap(name, function)
     return dataclasses.replace(problem, **{**changed, **more})  # pyright: ignore[reportArgumentType]
+
+
+def mixed(mixture: Mixture, wrap: Callable[[str, Callable], Callable], x: Any, y: Any) -> Mixture:
+    """A mixture whose losses and weights are wrapped as functions of (x, y), which the wraps are made for."""
+    losses = wrap("lower", lambda x, y, *batch: mixture.losses(y, *batch))
+    weights = wrap("weights", lambda x, y: mixture.weights(x))
+    return Mixture(lambda y, *batch: losses(x, y, *batch), lambda x: weights(x, y))
 
 
 def variables_in(state: Any, name: str = "") -> Iterator[tuple[str, Vec]]:
@@ -191,5 +200,11 @@ def with_feature(feature: Feature) -> BilevelProblem | ConstrainedProblem:
         Feature.LOWER_INEQUALITY: {"lower_inequality": constraint},
         Feature.UPPER_EQUALITY: {"upper_equality": constraint},
         Feature.UPPER_INEQUALITY: {"upper_inequality": constraint},
+        Feature.MIXTURE: {"lower": Mixture(lambda y: torch.stack([((y - 1) ** 2).sum(), ((y + 1) ** 2).sum()]))},
+        Feature.LIVE: {
+            "upper": lambda x, y: upper(x, y.weight[0]),
+            "lower": lambda x, y: lower(x, y.weight[0]),
+            "y": Live(torch.nn.Linear(2, 1, bias=False, dtype=torch.float64)),
+        },
     }
     return BilevelProblem(**{"upper": upper, "lower": lower, "x": one, "y": one, **parts[feature]})

@@ -76,7 +76,7 @@ class F2SA(Solver[BilevelOracle, F2SAState]):
     Source: arXiv 2301.10945; see the module for the deviations.
     """
 
-    supports: ClassVar[Feature] = Feature.LOWER | Feature.SAMPLES | Feature.X_SET | Feature.Y_SET | Feature.NO_HVP
+    supports: ClassVar[Feature] = Feature.LOWER | Feature.SAMPLES | Feature.X_SET | Feature.Y_SET | Feature.NO_HVP | Feature.LIVE
     requires: ClassVar[Feature] = Feature.LOWER
     stochastic: ClassVar[bool] = True
 
@@ -91,7 +91,7 @@ class F2SA(Solver[BilevelOracle, F2SAState]):
     def init(self, oracle: BilevelOracle, start: Point) -> F2SAState:
         x, y = start.x, start.y
         nothing = torch.zeros((), dtype=torch.float64, device=y.device)
-        copies = (y, y.clone())  # each with memory of its own: steps write into them
+        copies = (y.clone(), y)  # each with memory of its own: steps write into them
         return F2SAState(0, x, *copies, float(self.lam), TailAverage.of(x), size(x, y), nothing, nothing)
 
     def step(self, oracle: BilevelOracle, state: F2SAState) -> F2SAState:

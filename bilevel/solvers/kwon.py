@@ -86,7 +86,7 @@ class KwonDoubleLoop(Solver[BilevelOracle, DoubleLoopState]):
     Source: arXiv 2309.01753, Algorithm 1; see the module for the deviations.
     """
 
-    supports: ClassVar[Feature] = Feature.LOWER | Feature.SAMPLES | Feature.X_SET | Feature.Y_SET | Feature.NO_HVP
+    supports: ClassVar[Feature] = Feature.LOWER | Feature.SAMPLES | Feature.X_SET | Feature.Y_SET | Feature.NO_HVP | Feature.LIVE
     requires: ClassVar[Feature] = Feature.LOWER
     stochastic: ClassVar[bool] = True
 
@@ -102,7 +102,8 @@ class KwonDoubleLoop(Solver[BilevelOracle, DoubleLoopState]):
     def init(self, oracle: BilevelOracle, start: Point) -> DoubleLoopState:
         x, y = start.x, start.y
         nothing = torch.zeros((), dtype=torch.float64, device=y.device)
-        return DoubleLoopState(0, 0, x, y, y, y, y, TailAverage.of(x), size(x, y), nothing, nothing)
+        copies = (y.clone(), y, y.plain().clone(), y.plain().clone())  # each with memory of its own: steps write into them
+        return DoubleLoopState(0, 0, x, *copies, TailAverage.of(x), size(x, y), nothing, nothing)
 
     def step(self, oracle: BilevelOracle, state: DoubleLoopState) -> DoubleLoopState:
         f, g, X, Y, rho = oracle.f, oracle.g, oracle.X, oracle.Y, self.rho
@@ -113,11 +114,10 @@ class KwonDoubleLoop(Solver[BilevelOracle, DoubleLoopState]):
         for t in range(n, n + T):
             xi, zeta = f.draw(t), g.draw(t)
             _, (h_y,) = oracle.penalised(sigma, x, w_y, xi, zeta)
-            w_y, w_z = (
-                Y.project(w_y - (h_y + (w_y - y) / rho) * gamma),  # (1)
-                Y.project(w_z - (g.grad_y(x, w_z, zeta) + (w_z - z) / rho) * gamma),
-            )
-        y, z = y.lerp(w_y, beta), z.lerp(w_z, beta)  # (2)
+            w_y = Y.project(w_y.lerp_(y, gamma / rho).add_(h_y, -gamma))  # (1)
+            g_z = g.grad_y(x, w_z, zeta)
+            w_z = Y.project(w_z.lerp_(z, gamma / rho).add_(g_z, -gamma))  # (1)
+        y, z = y.lerp_(w_y, beta), z.lerp_(w_z, beta)  # (2)
         d, upper, lower = x.zeros(), state.upper, state.lower
         for m in range(n + T, n + T + M):
             xi, zeta = f.draw(m), g.draw(m)

@@ -10,16 +10,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from . import live
 from .calls import Calls
 from .data import Batch, NoData, Sampler, rows
 from .errors import ProblemError, Unsuitable
-from .function import Function, Matrix, is_sparse, matrix
+from .function import Function
+from .live import Ranks, rested
 from .vec import Tree, Vec
 
 
@@ -46,6 +49,7 @@ class Objective:
         seed: int = 0,
         stream: int = 0,
         random: bool = False,
+        ranks: Ranks | None = None,
     ):
         self.name = name
         self.own = call if isinstance(call, Function) else Function(call)
@@ -55,6 +59,7 @@ class Objective:
         self.seed = seed
         self.stream = stream
         self.random = random or self.sampler.stochastic  # may use module randomness (dropout)
+        self.ranks = ranks  # processes that share batches: values and gradients are means over them
         self._whole = None if self.sampler.stochastic else self.draw(0)
 
     @property
@@ -65,18 +70,23 @@ class Objective:
     def draw(self, n: int) -> Draw:
         """The n-th batch; for a deterministic function always the same one."""
         batch = self.sampler.draw(self.seed, self.stream, n)
+        batch = batch if self.ranks is None else self.ranks.share(self.sampler, batch)
         key = (self.seed, self.stream, n) if self.random else None
         return Draw(batch, key, rows(batch) if self.takes_batch else 0)
 
-    def evaluate(self, args: Sequence[Tree], draw: Draw) -> Tensor:
-        """The user's value on trees, checked to be a 0-dim tensor."""
+    def call(self, args: Sequence[Tree], draw: Draw) -> Any:
+        """What the user's function returns on trees."""
         batch = (draw.batch,) if self.takes_batch else ()
         with randomness(draw.key, args):
             try:
-                out = self.own.value(*args, *batch)
+                return self.own.value(*args, *batch)
             except Exception as error:
                 error.add_note(f"raised by the function given as {self.name}")
                 raise
+
+    def evaluate(self, args: Sequence[Tree], draw: Draw) -> Tensor:
+        """The user's value on trees, checked to be a 0-dim tensor."""
+        out = self.call(args, draw)
         if not isinstance(out, Tensor) or out.numel() != 1 or not out.is_floating_point():
             got = (
                 f"shape {tuple(out.shape)}, dtype {out.dtype}" if isinstance(out, Tensor) else f"{type(out).__name__} {out!r:.60}"
@@ -88,7 +98,12 @@ class Objective:
         """0-dim float64."""
         self.calls.of(self.name).values += 1
         with torch.no_grad():
-            return self.evaluate([vec.detach().tree() for vec in args], self._at(draw)).double()
+            trees = [vec.detach().tree() for vec in args]
+            value = self.evaluate(trees, self._at(draw)).double()
+        rested(trees)
+        if self.ranks is not None:
+            self.ranks.mean_([value])
+        return value
 
     def gradient(self, args: Sequence[Vec], draw: Draw | None = None, wrt: Sequence[int] = (0,)) -> tuple[Tensor, list[Vec]]:
         """Value and the gradients in the arguments `wrt`, by one backward."""
@@ -146,18 +161,47 @@ def gradient(terms: Sequence[Weighted], args: Sequence[Vec], wrt: Sequence[int])
         scaled = own if weight == 1.0 else [g * weight for g in own]
         total = scaled if total is None else [a + b for a, b in zip(total, scaled)]
     if auto:
-        with torch.enable_grad():
-            trees, inputs = _differentiable(args, wrt)
-            outs = [f.evaluate(trees, at) for _, _, f, at in auto]
-            weighted = [out if w == 1.0 else w * out for (_, w, _, _), out in zip(auto, outs)]
-            out = weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
-            found = torch.autograd.grad(out, inputs, allow_unused=True) if out.requires_grad else [None] * len(inputs)
-        grads = _split(found, inputs, args, wrt)
+        outs: list[Tensor] = []
+
+        def term(weight: float, f: Objective, at: Draw, trees: list[Tree]) -> Tensor:
+            outs.append(f.evaluate(trees, at))
+            return outs[-1] if weight == 1.0 else weight * outs[-1]
+
+        ranks = auto[0][2].ranks
+        found = gradients([partial(term, weight, f, at) for _, weight, f, at in auto], args, wrt, ranks=ranks)
+        grads = split(found, args, wrt)
         total = grads if total is None else [a + b for a, b in zip(total, grads)]
         for (i, *_), value in zip(auto, outs):
             values[i] = value.detach().double()
+        if ranks is not None:
+            ranks.mean_([value for value in values if value is not None])
     assert total is not None
     return [v for v in values if v is not None], total
+
+
+def gradients(
+    terms: Sequence[Callable[[list[Tree]], Tensor]],
+    args: Sequence[Vec],
+    wrt: Sequence[int],
+    *,
+    moving: Sequence[bool] | None = None,
+    ranks: Ranks | None = None,
+) -> list[Tensor | None]:
+    """The gradient of a sum of scalar functions of trees in every leaf of the arguments `wrt`; None where none depends on it.
+
+    One backward for all terms; with live variables one a term. moving: the leaves to differentiate in, all by default.
+    """
+    if any(isinstance(vec, live.LiveVec) for vec in args):
+        return live.gradients(terms, args, wrt, moving, ranks)
+    with torch.enable_grad():
+        trees, inputs = _differentiable(args, wrt)
+        for leaf, moves in zip(inputs, moving or ()):
+            leaf.requires_grad_(moves)
+        outs = [term(trees) for term in terms]
+        out = outs[0] if len(outs) == 1 else torch.stack(outs).sum()
+        open_ = [leaf for leaf in inputs if leaf.requires_grad]
+        found = iter(torch.autograd.grad(out, open_, allow_unused=True) if out.requires_grad else [None] * len(open_))
+    return [next(found) if leaf.requires_grad else None for leaf in inputs]
 
 
 class Linearization:
@@ -170,6 +214,8 @@ class Linearization:
     def __init__(self, objective: Objective, args: Sequence[Vec], draw: Draw):
         if not objective.second_order:
             raise Unsuitable(f"{objective.name}: no second derivatives: give Function(..., hvp=, jvp=)")
+        if any(isinstance(vec, live.LiveVec) for vec in args):
+            raise Unsuitable(f"{objective.name}: no second derivatives in a live module: give the module, not Live(module)")
         self.objective, self.args, self.draw = objective, list(args), draw
         own = objective.own
         count = objective.calls.of(objective.name)
@@ -193,7 +239,7 @@ class Linearization:
                 else [None] * len(self._inputs)
             )
         self._graph = [g if g is None or g.requires_grad else g.detach() for g in found]
-        return out.detach().double(), [g.detach() for g in _split(found, self._inputs, self.args, every)]
+        return out.detach().double(), [g.detach() for g in split(found, self.args, every)]
 
     def product(self, v: Vec, row: int, col: int) -> Vec:
         self._tick(row, col, 1)
@@ -276,66 +322,6 @@ def backwards(outs: Sequence[Tensor], stacks: Sequence[Tensor], inputs: Sequence
         return tuple(torch.stack(rows) for rows in zip(*each))
 
 
-# -- a vector-valued function -----------------------------------------------------------------------------------------------
-class Constraint:
-    """A deterministic vector-valued function of Vecs: `value` (1-D float64) and `vjp(w)` = (J_x' w, J_y' w)."""
-
-    def __init__(self, name: str, call: Callable[..., Any], calls: Calls):
-        self.name = name
-        self.own = call if isinstance(call, Function) else Function(call)
-        self.calls = calls
-
-    def evaluate(self, args: Sequence[Tree]) -> Tensor:
-        out = self.own.value(*args)
-        if not isinstance(out, Tensor) or out.ndim > 1 or not out.is_floating_point():
-            got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"{type(out).__name__} {out!r:.60}"
-            raise ProblemError(f"{self.name}: expected a scalar or 1-D floating-point tensor, got {got}")
-        return out.reshape(-1)
-
-    def value(self, args: Sequence[Vec]) -> Tensor:
-        self.calls.of(self.name).values += 1
-        with torch.no_grad():
-            return self.evaluate([vec.detach().tree() for vec in args]).double()
-
-    def vjp(self, args: Sequence[Vec], weights: Tensor) -> list[Vec]:
-        self.calls.of(self.name).vjps += 1
-        trees = [vec.detach().tree() for vec in args]
-        if self.own.vjp is not None:
-            with torch.no_grad():
-                given = self.own.vjp(*trees, weights)
-            return [shaped(part, vec, f"{self.name}.vjp") for part, vec in zip(given if len(args) > 1 else (given,), args)]
-        if self.own.jacobian is not None:
-            matrices = self.matrices(args, len(weights))
-            return [vec.unravel(J.T @ weights.to(J.entries.dtype)) for vec, J in zip(args, matrices)]
-        self.calls.of(self.name).values += 1
-        with torch.enable_grad():
-            trees, inputs = _differentiable(args, range(len(args)))
-            out = self.evaluate(trees)
-            found = (
-                torch.autograd.grad(out, inputs, weights.to(out.dtype), allow_unused=True)
-                if out.requires_grad
-                else [None] * len(inputs)
-            )
-        return _split(found, inputs, args, range(len(args)))
-
-    def matrices(self, args: Sequence[Vec], m: int) -> list[Matrix]:
-        """The user's Jacobians J_x, J_y with m rows, dense or sparse as they come, columns in the order of `Vec.ravel`.
-
-        Raises ProblemError where one has another shape.
-        """
-        assert self.own.jacobian is not None
-        with torch.no_grad():
-            given = self.own.jacobian(*[vec.detach().tree() for vec in args])
-        return [self._matrix(part, vec, m) for part, vec in zip(given if len(args) > 1 else (given,), args)]
-
-    def _matrix(self, given: Tree, at: Vec, m: int) -> Matrix:
-        name = f"{self.name}.jacobian"
-        if is_sparse(given):
-            return matrix(given, (m, at.size), at.ravel(), name)
-        stacks = shaped(given, at.map(lambda leaf: leaf.expand(m, *leaf.shape)), name)
-        return Matrix(torch.cat([rows.reshape(m, leaf.numel()) for rows, leaf in zip(stacks.leaves, at.leaves)], 1))
-
-
 # -- helpers ----------------------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def randomness(key: tuple[int, int, int] | None, args: Sequence[Any]) -> Iterator[None]:
@@ -343,13 +329,17 @@ def randomness(key: tuple[int, int, int] | None, args: Sequence[Any]) -> Iterato
     if key is None:
         yield
         return
-    devices = sorted({leaf.device.index or 0 for arg in args for leaf in Vec.of(arg).leaves if leaf.device.type == "cuda"})
+    devices = sorted({leaf.device.index or 0 for arg in args for leaf in _tensors(arg) if leaf.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
         seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would reseed every CUDA device, forked or not
         for device in devices:
             torch.cuda.default_generators[device].manual_seed(seed)
         yield
+
+
+def _tensors(arg: Any) -> list[Tensor]:
+    return list(arg.parameters()) if isinstance(arg, torch.nn.Module) else Vec.of(arg).leaves
 
 
 def shaped(tree: Tree, like: Vec, name: str) -> Vec:
@@ -379,7 +369,7 @@ def _differentiable(args: Sequence[Vec], wrt: Sequence[int]) -> tuple[list[Tree]
     return trees, inputs
 
 
-def _split(found: Sequence[Tensor | None], inputs: Sequence[Tensor], args: Sequence[Vec], wrt: Sequence[int]) -> list[Vec]:
+def split(found: Sequence[Tensor | None], args: Sequence[Vec], wrt: Sequence[int]) -> list[Vec]:
     """Gradients by argument; a leaf the function ignores has gradient zero."""
-    full = iter([torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, inputs)])
-    return [args[i].like(next(full) for _ in args[i].leaves) for i in wrt]
+    full = iter(found)
+    return [args[i].like(torch.zeros_like(at) if (g := next(full)) is None else g for at in args[i].leaves) for i in wrt]

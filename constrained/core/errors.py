@@ -8,6 +8,7 @@
     ├── CheckpointError     a file that is not a checkpoint, or one of another problem, solver or format
     ├── MissingExtra        an optional package is not installed; the message holds the pip command
     ├── OutputError         a folder or file that cannot be written
+    ├── NonFiniteGradient   of a live variable; a run ends as NONFINITE before a step is made with it
     └── SolveFailed         raised by `Result.raise_for_status()`; carries the result
 
 Each is also the built-in a caller would expect (`ValueError`, `ImportError`, `OSError`, `RuntimeError`).
@@ -50,6 +51,10 @@ class MissingExtra(BilevelError, ImportError):
 
 class OutputError(BilevelError, OSError):
     """A folder or file cannot be written."""
+
+
+class NonFiniteGradient(BilevelError, ArithmeticError):
+    """A gradient in a live variable is NaN or infinite."""
 
 
 class SolveFailed(BilevelError, RuntimeError):

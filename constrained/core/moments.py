@@ -6,22 +6,19 @@ the block's state is dropped.
 
 from __future__ import annotations
 
-import difflib
-import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, get_args, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from .errors import OptionError
-from .options import Momentum, NonNegative, Options, Positive, Schedule, at
-from .vec import Vec, state
+from .options import Momentum, NonNegative, Options, Positive, Schedule
+from .vec import Vec, copy, state
 
 OptState = dict[str, dict[str, Tensor]]
-NUMBERS = {"bool": bool, "int": int, "float": float}  # kinds of Python numbers in the state of a torch optimizer
-TRIAL = 12  # steps after which rebuilding must have changed nothing
+COUNT = torch.zeros((), dtype=torch.float64, device="cpu")  # of steps, at the start
 
 
 @runtime_checkable
@@ -36,6 +33,34 @@ class Optimizer(Protocol):
     def update(self, params: Vec, grads: Sequence[Tensor | None], state: OptState, lr: float) -> tuple[Vec, OptState]:
         """New parameters and state; the arguments are not written to."""
         ...
+
+
+@runtime_checkable
+class InPlace(Optimizer, Protocol):
+    """An optimizer that can also step without memory for a second copy of the variable and of its state."""
+
+    def update_(self, params: Vec, grads: Sequence[Tensor | None], state: OptState, lr: float) -> OptState:
+        """The same step, written into `params` and into `state`'s tensors; the new state."""
+        ...
+
+
+def step_(optimizer: Optimizer, params: Vec, grads: Sequence[Tensor | None], state: OptState, lr: float) -> OptState:
+    """A step of any optimizer, written into `params`; in place where it can."""
+    if isinstance(optimizer, InPlace):
+        return optimizer.update_(params, grads, state, lr)
+    new, state = optimizer.update(params, grads, state, lr)
+    for leaf, value in zip(params.leaves, new.leaves):
+        if leaf is not value:
+            leaf.copy_(value)
+    return state
+
+
+def on_copies(
+    optimizer: InPlace, params: Vec, grads: Sequence[Tensor | None], state: OptState, lr: float
+) -> tuple[Vec, OptState]:
+    """`update` by `update_`."""
+    new = params.like(x if d is None else x.clone() for x, d in zip(params.leaves, grads))
+    return new, optimizer.update_(new, grads, copy(state), lr)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +80,18 @@ class SGD(Options):
         return {}
 
     def update(self, params: Vec, grads: Sequence[Tensor | None], state: OptState, lr: float) -> tuple[Vec, OptState]:
-        new, leaves = {}, []
+        return on_copies(self, params, grads, state, lr)
+
+    def update_(self, params: Vec, grads: Sequence[Tensor | None], state: OptState, lr: float) -> OptState:
+        new = {}
         for path, x, d in zip(params.paths(), params.leaves, grads):
             if d is None:
-                leaves.append(x)
                 continue
             if self.momentum:
-                d = d + self.momentum * state[path]["first"] if path in state else d
+                d = state[path]["first"].mul_(self.momentum).add_(d) if path in state else d.clone()
                 new[path] = {"first": d}
-            leaves.append(x - lr * (d + self.decay * x))
-        return params.like(leaves), new
+            x.mul_(1 - lr * self.decay).add_(d, alpha=-lr)
+        return new
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,22 +113,25 @@ class AdamW(Options):
         return {}
 
     def update(self, params: Vec, grads: Sequence[Tensor | None], state: OptState, lr: float) -> tuple[Vec, OptState]:
+        return on_copies(self, params, grads, state, lr)
+
+    def update_(self, params: Vec, grads: Sequence[Tensor | None], state: OptState, lr: float) -> OptState:
         b1, b2 = self.betas
-        new, leaves = {}, []
+        new = {}
         for path, x, d in zip(params.paths(), params.leaves, grads):
             if d is None:
-                leaves.append(x)
                 continue
-            old = state.get(path) or {
-                "first": torch.zeros_like(x),
-                "second": torch.zeros_like(x),
-                "count": x.new_zeros((), dtype=torch.float64),
-            }
-            first, second, count = b1 * old["first"] + (1 - b1) * d, b2 * old["second"] + (1 - b2) * d * d, old["count"] + 1
-            scale = (second / (1 - b2**count).to(x.dtype)).sqrt() + self.eps
-            leaves.append(x - lr * (first / (1 - b1**count).to(x.dtype) / scale + self.decay * x))
+            old = state.get(path) or {"first": torch.zeros_like(x), "second": torch.zeros_like(x), "count": COUNT.clone()}
+            first, second, count = (
+                old["first"].lerp_(d, 1 - b1),
+                old["second"].mul_(b2).addcmul_(d, d, value=1 - b2),
+                old["count"] + 1,
+            )
+            done = float(count)  # on the CPU: nothing is synchronised
+            scale = second.sqrt().div_(math.sqrt(1 - b2**done)).add_(self.eps)
+            x.mul_(1 - lr * self.decay).addcdiv_(first, scale, value=-lr / (1 - b1**done))
             new[path] = {"first": first, "second": second, "count": count}
-        return params.like(leaves), new
+        return new
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,160 +180,6 @@ class ScalarAdam(Options):
             leaves.append(torch.where(here, x - lr * step, x))
             new[path] = {"first": first, "count": seen}
         return params.like(leaves), new
-
-
-@dataclass(frozen=True, init=False, repr=False)
-class TorchOptimizer:
-    """A class of `torch.optim`, or another like it, as an optimizer here: bit-equal to running it on the variable itself.
-
-    `TorchOptimizer(torch.optim.Adam, lr=0.1, betas=(0.5, 0.9))`: the options of the class, all its blocks in one group. `lr`, a
-    number > 0 or a `Schedule`, defaults to that of the class. The torch optimizer is made anew at every step, on fresh copies
-    of the blocks that have a gradient, and given its state, which is kept as plain tensors: a Python number `step` under the
-    name `step:int` as a 0-dim tensor, entries that are None not at all.
-
-    Raises OptionError for what is no subclass of torch.optim.Optimizer, for options that it does not take, and for optimizers
-    whose steps depend on more than a gradient and such tensors: LBFGS (a closure), SparseAdam (sparse gradients), those that
-    count in their groups or draw random numbers. They are told by a trial of 12 steps, with and without rebuilding. `init`
-    raises it for variables that the optimizer refuses, such as vectors by Muon.
-
-    >>> optimizer = TorchOptimizer(torch.optim.SGD, lr=0.1, momentum=0.9)
-    >>> optimizer.update(Vec.of(torch.tensor([1.0])), [torch.tensor([2.0])], {}, 0.1)[0].tree()
-    tensor([0.8000])
-    """
-
-    cls: type[torch.optim.Optimizer]
-    lr: float | Schedule
-    options: tuple[tuple[str, Any], ...]
-
-    def __init__(self, cls: type[torch.optim.Optimizer], **options: Any):
-        if not (inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer)):
-            got = cls.__name__ if inspect.isclass(cls) else f"an object: {type(cls).__name__}"
-            raise OptionError(f"TorchOptimizer: cls: expected a class such as torch.optim.Adam, got {got}")
-        parameters = list(inspect.signature(cls).parameters.values())[1:]  # the first takes the blocks
-        names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
-        for name in options:
-            if name not in names and len(names) == len(parameters):
-                near = difflib.get_close_matches(name, names, 1)
-                hint = f": did you mean {near[0]}?" if near else "."
-                raise OptionError(f"TorchOptimizer: {cls.__name__} has no option {name!r}{hint} It has: {', '.join(names)}")
-        default = next((p.default for p in parameters if p.name == "lr" and p.default is not p.empty), None)
-        lr = options.pop("lr", default)
-        (positive,) = get_args(Positive)[1:]
-        if not (isinstance(lr, Schedule) or positive.holds(lr)):
-            raise OptionError(f"TorchOptimizer({cls.__name__}, lr={lr!r}): lr must be {positive.words} or a Schedule, got {lr!r}")
-        object.__setattr__(self, "cls", cls)
-        object.__setattr__(self, "lr", lr if isinstance(lr, Schedule) else float(lr))
-        object.__setattr__(self, "options", tuple((name, _constant(name, options[name])) for name in sorted(options)))
-        self._try()
-
-    def init(self, params: Vec) -> OptState:
-        one = params.map(lambda leaf: leaf.new_zeros([1] * leaf.ndim))  # of its dtype, device and number of dimensions
-        try:
-            self.update(one, one.leaves, {}, at(self.lr, 0))
-        except Exception as cause:  # torch raises many kinds
-            like = ", ".join(f"{leaf.ndim}-dim {leaf.dtype} on {leaf.device}" for leaf in params.leaves)
-            raise OptionError(f"{self!r}: expected an optimizer for variables that are {like}, got {_said(cause)}") from cause
-        return {}
-
-    def update(self, params: Vec, grads: Sequence[Tensor | None], state: OptState, lr: float) -> tuple[Vec, OptState]:
-        paths = params.paths()
-        given = {path: d for path, d in zip(paths, grads) if d is not None}
-        if not given:
-            return params, {}
-        blocks = {path: x.detach().clone().requires_grad_() for path, x in zip(paths, params.leaves) if path in given}
-        optimizer = self._made(list(blocks.values()))
-        for path, block in blocks.items():
-            block.grad = given[path].detach().clone()  # some optimizers write into gradients
-            if path in state:
-                optimizer.state[block] = _restored(state[path])
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.step()
-        if set(optimizer.state) - set(blocks.values()):
-            raise OptionError(self._words("state that belongs to no parameter"))
-        new = {path: self._plain(optimizer.state[block]) for path, block in blocks.items()}
-        leaves = [blocks[path].detach() if path in blocks else x for path, x in zip(paths, params.leaves)]
-        return params.like(leaves), {path: entries for path, entries in new.items() if entries}
-
-    def __repr__(self) -> str:
-        known = getattr(torch.optim, self.cls.__name__, None) is self.cls
-        name = f"torch.optim.{self.cls.__name__}" if known else f"{self.cls.__module__}.{self.cls.__qualname__}"
-        return f"TorchOptimizer({', '.join([name, f'lr={self.lr!r}', *(f'{key}={value!r}' for key, value in self.options)])})"
-
-    # -- helpers --------------------------------------------------------------------------------------------------------
-    def _made(self, blocks: list[Tensor]) -> torch.optim.Optimizer:
-        return self.cls(blocks, lr=at(self.lr, 0), **dict(self.options))  # pyright: ignore[reportCallIssue]
-
-    def _try(self) -> None:
-        """Refuse what rebuilding would change: on a small variable, step with and without it and compare the bits."""
-        if dict(self.options).get("capturable"):  # it asks for a variable on a GPU: try it without, `init` tries it there
-            TorchOptimizer(self.cls, lr=self.lr, **{**dict(self.options), "capturable": False})
-            return
-        start = [torch.linspace(-1, 1, n, dtype=torch.float64, device="cpu").reshape(-1, 2) for n in (4, 2)]
-        # One fork for both: an optimizer that draws random numbers steps apart from itself.
-        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-            theirs, ours, state = [leaf.clone().requires_grad_() for leaf in start], Vec.of(start), {}
-            try:
-                optimizer = self._made(theirs)
-            except Exception as cause:  # torch raises many kinds
-                raise OptionError(f"{self!r}: expected options of {self.cls.__name__}, got {_said(cause)}") from cause
-            for k in range(TRIAL):
-                grads = [torch.cos(leaf + k) for leaf in start]
-                for block, d in zip(theirs, grads):
-                    block.grad = d.clone()
-                for group in optimizer.param_groups:
-                    group["lr"] = at(self.lr, k)
-                try:
-                    optimizer.step()
-                    ours, state = self.update(ours, grads, state, at(self.lr, k))
-                except OptionError:
-                    raise
-                except Exception as cause:
-                    raise OptionError(self._words(_said(cause))) from cause
-                bits = [(a.detach().view(torch.int64), b.view(torch.int64)) for a, b in zip(theirs, ours.leaves)]
-                if not all(torch.equal(a, b) for a, b in bits):
-                    raise OptionError(self._words("steps that depend on something else"))
-
-    def _words(self, got: str) -> str:
-        return f"{self!r}: expected an optimizer that steps from gradients and from tensors of each parameter alone, got {got}"
-
-    def _plain(self, entries: dict[str, Any]) -> dict[str, Tensor]:
-        plain = {}
-        for name, value in entries.items():
-            kind = next((kind for kind, number in NUMBERS.items() if isinstance(value, number)), None)
-            if isinstance(value, Tensor):
-                plain[name] = value.detach()
-            elif kind is not None:
-                plain[f"{name}:{kind}"] = torch.tensor(value, dtype=torch.float64 if kind == "float" else None, device="cpu")
-            elif value is not None:
-                raise OptionError(self._words(f"a {type(value).__name__} as its state {name!r}"))
-        return plain
-
-
-def _restored(entries: dict[str, Tensor]) -> dict[str, Any]:
-    """State as the torch optimizer keeps it, with memory of its own."""
-    found = {}
-    for name, value in entries.items():
-        plain, _, kind = name.rpartition(":")
-        found |= {plain: NUMBERS[kind](value.item())} if kind in NUMBERS else {name: value.clone()}
-    return found
-
-
-def _constant(name: str, value: Any) -> Any:
-    """An option that can be compared and hashed, so that optimizers can."""
-    value = tuple(value) if isinstance(value, list) else value
-    try:
-        hash(value)
-        plain = not isinstance(value, Tensor)  # they compare entry by entry
-    except TypeError:
-        plain = False
-    if not plain:
-        raise OptionError(f"TorchOptimizer: {name}: expected a number or another constant, got {type(value).__name__}")
-    return value
-
-
-def _said(cause: Exception) -> str:
-    return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
 
 
 @state

@@ -124,6 +124,25 @@ class Power(Options, Schedule):
         return self.scale / (1 + k) ** self.exponent
 
 
+@dataclass(frozen=True)
+class Cosine(Options, Schedule):
+    """scale (1 + cos(pi k / steps)) / 2, down to `scale` / 1000; over the first `warmup` steps a linear rise from 0.
+
+    >>> [round(Cosine(1.0, steps=10, warmup=2)(k), 3) for k in (0, 1, 2, 6, 10)]
+    [0.333, 0.667, 1.0, 0.5, 0.001]
+    """
+
+    scale: Positive
+    steps: Steps
+    warmup: Count = 0
+
+    def __call__(self, k: int) -> float:
+        if k < self.warmup:
+            return self.scale * (k + 1) / (self.warmup + 1)
+        done = min(1.0, (k - self.warmup) / max(1, self.steps - self.warmup))
+        return self.scale * max(1e-3, 0.5 * (1 + math.cos(math.pi * done)))
+
+
 @functools.cache
 def ranges(cls: type) -> dict[str, tuple[Any, ...]]:
     """For each option, what it may be: ranges, classes, None, literals."""

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autodiff import BATCHED, Constraint, Draw, Objective
+from .autodiff import BATCHED, Draw, Objective
+from .constraint import Constraint
 from .tape import Lagrangian, Tape
 from .vec import Vec
 

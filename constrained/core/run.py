@@ -14,22 +14,17 @@ import torch
 
 from . import checkpoint
 from .calls import Calls
-from .data import exact
-from .errors import OptionError, Unsuitable
+from .errors import NonFiniteGradient, OptionError
+from .live import LiveVec, settled
 from .options import number
 from .result import Result
 from .solver import Feature, Point, Problem, Solver, Status
+from .suitable import default_solver, suit, tolerance
 from .vec import copy, finite
 from .version import VERSION
 
 CLAIMS = (Status.CONVERGED, Status.PRECISION, Status.LINE_SEARCH)  # ends that the problem's residuals decide
 Callback = Callable[["Event"], "bool | None"]
-
-
-@functools.singledispatch
-def default_solver(problem: Any) -> Solver:
-    """The solver that `solve(problem)` uses. Each package registers its own choice on this function."""
-    raise OptionError(f"problem: expected a BilevelProblem or ConstrainedProblem, got {type(problem).__name__}")
 
 
 class Event:
@@ -76,6 +71,8 @@ class _Run:
         self.problem, self.solver, self.seed, self.max_steps = problem, solver, seed, max_steps
         self.callbacks = callbacks
         self.oracle = problem.oracle(seed)
+        self.live = any(isinstance(vec, LiveVec) for vec in self.oracle.variables.values())
+        self.broken = False  # a live variable's gradient was not finite
         self.k = 0
         self.seconds = 0.0
         self.state: Any = None
@@ -88,11 +85,14 @@ class _Run:
         with self.oracle.calls.counting("check"):
             self.start = self.problem.begin(self.oracle, start)
         if resume is None:
-            self.timed(lambda: self.solver.init(self.oracle, _own(self.start)))
+            self.timed(lambda: self.solver.init(self.oracle, self.start if self.live else _own(self.start)))
             return
         header, tensors = checkpoint.load(Path(resume))
         checkpoint.compare(Path(resume), header["run"], self.identity())
         self.state = checkpoint.restore(Path(resume), header, tensors, self.oracle.variables)
+        if self.live:  # the solver makes its copies of the module, and these take what was saved
+            with self.oracle.calls.counting("check"):
+                self.state = settled(self.state, self.solver.init(self.oracle, self.start))
         self.k, self.seconds = header["k"], header["seconds"]
         self.oracle.calls.by.clear()
         self.oracle.calls.by.update(Calls.from_dict(header["calls"]).by)
@@ -142,19 +142,21 @@ class _Run:
 
     def answer(self) -> Point:
         """The solver's answer, with memory of its own; the start where no finite one exists."""
-        if not finite(self.state):
+        if not self.live and not finite(self.state):
             return self.start
         with self.oracle.calls.counting("answer"):
             point = self.solver.answer(self.oracle, self.state)
-        if not finite((point.x, point.y)):
-            return self.start
-        return _own(point)
+        if self.live:
+            return point
+        return _own(point) if finite((point.x, point.y)) else self.start
 
     def verdict(self, max_seconds: float | None) -> Status:
         """Where the run stands. A solver's CONVERGED is believed only if the problem's residuals agree."""
         self.details, self.found = "", {}
-        if finite(self.state):
-            self.last = copy(self.state)
+        if self.broken:
+            return Status.NONFINITE
+        if self.live or finite(self.state):  # live gradients are looked at before a step is made with them
+            self.last = None if self.live else copy(self.state)
             status = self.solver.terminate(self.oracle, self.state)
             if status in CLAIMS and self.solver.exact:
                 status = self.confirm(status)
@@ -298,9 +300,12 @@ def _events(run: _Run, max_seconds: float | None, check_every: int) -> Iterator[
             return
         with torch.no_grad():
             until = run.k + check_every
-            while run.k < until and not (run.max_steps is not None and run.k >= run.max_steps):
-                run.timed(lambda: run.solver.step(run.oracle, run.state))
-                run.k += 1
+            while run.k < until and not (run.max_steps is not None and run.k >= run.max_steps) and not run.broken:
+                try:
+                    run.timed(lambda: run.solver.step(run.oracle, run.state))
+                    run.k += 1
+                except NonFiniteGradient:
+                    run.broken = True
             status = run.verdict(max_seconds)
 
 
@@ -338,8 +343,8 @@ def _prepare(
         raise OptionError(f"resume: expected the path of a checkpoint, got {resume!r:.60}")
     if start is not None and resume is not None:
         raise OptionError("start and resume exclude each other: a checkpoint holds its own point")
-    _suitable(problem, solver)
-    solver = dataclasses.replace(solver, tol=_tolerance(problem, solver, tol))  # pyright: ignore[reportArgumentType]
+    suit(problem, solver)
+    solver = dataclasses.replace(solver, tol=tolerance(problem, solver, tol))  # pyright: ignore[reportArgumentType]
     if max_steps is None and solver.stochastic:
         raise OptionError(f"max_steps: {type(solver).__name__} runs on mini-batches and needs max_steps=, got None")
     callbacks = list(callbacks) if isinstance(callbacks, Iterable) else callbacks
@@ -353,42 +358,6 @@ def _prepare(
     with torch.inference_mode(False), torch.no_grad():
         run.begin(start, None if resume is None else Path(resume))
     return run
-
-
-def _suitable(problem: Problem, solver: Solver) -> None:
-    lacks = solver.lacks(problem.features)
-    if not lacks:
-        return
-    name = type(solver).__name__
-    parts = []
-    if problem.features & lacks:
-        parts.append(f"{name} does not handle {(problem.features & lacks).words()}")
-    if lacks & ~problem.features:
-        parts.append(f"{name} needs {(lacks & ~problem.features).words()}")
-    try:
-        fits = f"{type(default_solver(problem).acting()).__name__} does"
-    except Unsuitable:
-        fits = "no solver here does yet"
-    advice = ""
-    if Feature.SAMPLES in lacks & problem.features:
-        streams = ", ".join(key for key, sampler in problem.samplers().items() if not exact(sampler))
-        how = f"FullBatch(...) as {streams} (a stream has no full batch)" if streams else "problem.full_batch()"
-        advice = f" Or give it all of the data at once: {how}."
-    raise Unsuitable(f"solver: {'; '.join(parts)}; {fits}.{advice}")
-
-
-def _tolerance(problem: Problem, solver: Solver, tol: float | None) -> float:
-    dtype = next(iter(problem.oracle(0).variables.values())).dtype
-    floor = 100 * torch.finfo(dtype).eps
-    value = tol if tol is not None else solver.tol
-    if value is None:
-        bilevel = Feature.LOWER in problem.features
-        value = (1e-3 if bilevel else 1e-4) if dtype != torch.float64 else (1e-6 if bilevel else 1e-8)
-        value = max(value, floor)  # half precision
-    number("tol", value, 0)
-    if value < floor:
-        raise OptionError(f"tol: must be at least 100 eps of {dtype} ({floor:.1e}), got {value!r}")
-    return float(value)
 
 
 __all__ = ["Callback", "Event", "Result", "default_solver", "iterate", "solve"]

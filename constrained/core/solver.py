@@ -32,6 +32,8 @@ class Feature(enum.Flag):
     UPPER_INEQUALITY = enum.auto()
     EQUALITY = enum.auto()
     INEQUALITY = enum.auto()
+    MIXTURE = enum.auto()
+    LIVE = enum.auto()
 
     def words(self) -> str:
         """The features as a message names them."""
@@ -50,7 +52,10 @@ WORDS = {
     Feature.UPPER_INEQUALITY: "upper_inequality constraints",
     Feature.EQUALITY: "equality constraints",
     Feature.INEQUALITY: "inequality constraints",
+    Feature.MIXTURE: "a Mixture as its lower level",
+    Feature.LIVE: "a live module as its lower variable",
 }
+WELCOME = Feature.MIXTURE  # what no solver refuses: a function like any other to those that do not ask for its parts
 
 
 class Status(enum.Enum):
@@ -239,4 +244,4 @@ class Solver(Options, ABC, Generic[OracleT, StateT]):
     @classmethod
     def lacks(cls, features: Feature) -> Feature:
         """What of a problem this solver cannot handle, or needs and does not find."""
-        return (features & ~cls.supports) | (cls.requires & ~features)
+        return (features & ~(cls.supports | WELCOME)) | (cls.requires & ~features)

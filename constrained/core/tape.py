@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autodiff import Backward, Constraint, Draw, Objective, backward, backwards, shaped
+from .autodiff import Backward, Draw, Objective, backward, backwards, shaped
+from .constraint import Constraint
 from .errors import Unsuitable
 from .function import Function, Matrix, matrix
 from .vec import Vec

@@ -10,40 +10,60 @@ import torch
 
 from .errors import NonFiniteStart, ProblemError
 from .function import Function
+from .live import Live, LiveVec
 from .vec import Tree, Vec
 
 
 def variable(value: Any, name: str) -> Vec:
     """The value as a Vec; of a module its trainable parameters, by name. Raises ProblemError: numbers, BatchNorm in training."""
+    if isinstance(value, Live):
+        no_batch_norm(value.module, name)
+        return value.vec()
     if isinstance(value, (list, tuple)) and any(isinstance(part, (int, float)) for part in value):
         raise ProblemError(
             f"{name}: expected a tensor, got a {type(value).__name__} of numbers: write torch.tensor({value!r:.40})"
         )
     if not isinstance(value, torch.nn.Module):
         return Vec.of(value, name)
-    for path, part in value.named_modules():
+    no_batch_norm(value, name)
+    return Vec.of(parameters(value), name)
+
+
+def no_batch_norm(module: torch.nn.Module, name: str) -> None:
+    """Raise ProblemError for statistics that change with every call."""
+    for path, part in module.named_modules():
         if isinstance(part, torch.nn.modules.batchnorm._BatchNorm) and part.training and part.track_running_stats:
             raise ProblemError(
                 f"{name}: {path or 'it'} is BatchNorm in train mode, which changes with every call: use .eval() or GroupNorm"
             )
-    return Vec.of(parameters(value), name)
+
+
+def module_of(value: Any) -> torch.nn.Module | None:
+    """The module behind a variable, where there is one."""
+    return value.module if isinstance(value, Live) else value if isinstance(value, torch.nn.Module) else None
 
 
 def begun(name: str, value: Tree, like: Vec) -> Vec:
     """A start for the variable `like`, or `like` itself where it is None. Raises ProblemError unless it fits and is finite."""
-    vec = like if value is None else Vec.of(parameters(value) if isinstance(value, torch.nn.Module) else value, name)
+    module = module_of(value)
+    vec = like if value is None else Vec.of(value if module is None else parameters(module), name)
     got = [(tuple(t.shape), t.dtype, t.device) for t in vec.leaves]
     want = [(tuple(t.shape), t.dtype, t.device) for t in like.leaves]
     if got != want or vec.spec != like.spec:
         raise ProblemError(f"{name}: expected {describe(like)}, got {describe(vec)}")
     if not bool(vec.finite()):
         raise NonFiniteStart(f"{name}: NaN or infinite at the start")
+    if isinstance(like, LiveVec):
+        if vec is not like:
+            like.take(vec)
+        return like
     return vec
 
 
 def no_dropout(value: Any, name: str) -> None:
     """Without mini-batches a mask would be drawn once and optimised against."""
-    for path, part in value.named_modules() if isinstance(value, torch.nn.Module) else ():
+    module = module_of(value)
+    for path, part in () if module is None else module.named_modules():
         active = isinstance(part, torch.nn.modules.dropout._DropoutNd) and part.p > 0
         if part.training and (active or (isinstance(part, torch.nn.RNNBase) and part.dropout > 0)):
             raise ProblemError(

@@ -143,6 +143,10 @@ class Vec:
     def detach(self) -> Vec:
         return self.map(torch.detach)
 
+    def plain(self) -> Vec:
+        """The vector itself; of a live variable the vector of its entries, on the same memory."""
+        return self
+
     def ravel(self) -> Tensor:
         """All entries as one 1-D tensor."""
         return self.leaves[0].reshape(-1) if len(self.leaves) == 1 else torch.cat([leaf.reshape(-1) for leaf in self.leaves])
@@ -196,6 +200,11 @@ def state(cls: type[T]) -> type[T]:
     return cls
 
 
+def registered(cls: type, flatten: Callable, unflatten: Callable) -> None:
+    """Make a kind of vector known: its leaves are found by pytree, and how copies of it are made."""
+    _register(cls, flatten, unflatten, None)
+
+
 def _register(cls: type, flatten: Callable, unflatten: Callable, names: list[str] | None) -> None:
     def with_keys(value: Any) -> tuple[list, Any]:
         children, context = flatten(value)
@@ -221,6 +230,11 @@ def leaves_by_path(tree: Tree) -> dict[str, Any]:
 def map_leaves(function: Callable[[Any], Any], tree: Tree) -> Tree:
     """The tree with `function` applied to every leaf."""
     return pytree.tree_map(function, tree)
+
+
+def zipped(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
+    """The tree of `function(leaf, ...)` over the leaves of trees of one structure."""
+    return pytree.tree_map(function, tree, *others)
 
 
 def copy(tree: Tree) -> Tree:

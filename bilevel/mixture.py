@@ -1,0 +1,93 @@
+"""Mixture: a lower objective that is a weighted sum of the losses of several sources, and what its weights are good for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from constrained.core.errors import OptionError, ProblemError
+from constrained.core.options import number
+
+
+def softmax(x: Tensor) -> Tensor:
+    """exp(x_i) / sum_j exp(x_j): weights of m sources from m logits."""
+    return torch.softmax(x, dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """g(x, y) = sum_i p_i(x) l_i(y): the lower objective of data reweighting, for `BilevelProblem(lower=...)`.
+
+    losses: y -> the m losses of the sources, a 1-D tensor; of (y, batch) where the problem has `lower_data`, each then a mean
+    over that source's rows of the batch (`per_source`). weights: x -> p, m numbers >= 0; the softmax of m logits by default.
+
+    `ScaleBiO` needs the losses one by one; every other solver takes the sum. Raises ProblemError for what is not callable, and
+    where it is called for losses that are not 1-D or as many as the weights.
+
+    >>> mixture = Mixture(lambda y: torch.stack([(y - 1) ** 2, (y + 1) ** 2]))
+    >>> mixture(torch.zeros(2), torch.tensor(3.0))
+    tensor(10.)
+
+    Source: the lower level of ScaleBiO, arXiv 2406.19976.
+    """
+
+    losses: Callable[..., Tensor]
+    weights: Callable[[Any], Tensor] = softmax
+
+    def __post_init__(self) -> None:
+        for name in ("losses", "weights"):
+            if not callable(getattr(self, name)):
+                raise ProblemError(f"Mixture: {name}: expected a function, got {type(getattr(self, name)).__name__}")
+
+    def __call__(self, x: Any, y: Any, *batch: Any) -> Tensor:
+        p, losses = self.weights(x), self.losses(y, *batch)
+        if not isinstance(losses, Tensor) or losses.ndim != 1 or losses.shape != p.shape:
+            got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+            raise ProblemError(f"Mixture: losses: expected {len(p)} losses, one a weight, as a 1-D tensor, got {got}")
+        return p.to(losses.dtype) @ losses
+
+    def sampling_plan(self, x: Any, n: int, *, temperature: float = 1.0, floor: float = 0.0) -> list[int]:
+        """How many of n examples to take from each source: n p_i rounded so that they add up (largest remainders first).
+
+        temperature: p_i^(1/temperature), normalised, replaces p: above 1 flatter. floor: no source gets a smaller share, in
+        [0, 1/m]. Raises OptionError.
+
+        >>> Mixture(lambda y: y).sampling_plan(torch.tensor([0.0, 0.0, 1.0986]), 10)
+        [2, 2, 6]
+        """
+        number("n", n, 0, whole=True)
+        number("temperature", temperature, 0)
+        p = self.weights(x).detach().double().cpu()
+        m = len(p)
+        if temperature == 0:
+            raise OptionError("temperature: must be a number > 0, got 0")
+        if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor <= 1 / m:
+            raise OptionError(f"floor: must be a number in [0, 1/{m}], got {floor!r}")
+        p = torch.softmax(p.log() / temperature, 0)
+        p = floor + (1 - m * floor) * p
+        counts = (n * p).floor()
+        left = n - int(counts.sum())
+        counts[torch.argsort(n * p - counts, descending=True, stable=True)[:left]] += 1
+        return [int(count) for count in counts]
+
+
+def per_source(values: Tensor, source: Tensor, m: int, shares: Tensor | None = None) -> Tensor:
+    """The m losses of a batch: (mean of the values of source i) for i = 0 .. m - 1, from one value a row and its source.
+
+    A source without rows has loss 0. shares: the probability q_i of a row to come from source i where rows were drawn from all
+    sources together; the loss is then sum of its values / (q_i rows), unbiased though a source may be absent. Without it rows
+    must be stratified (`SourceBatches`): divided by the counts of a batch, sources that come and go would have weights of
+    their own.
+
+    >>> per_source(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1]), 2)
+    tensor([2., 5.])
+    """
+    total = torch.zeros(m, dtype=values.dtype, device=values.device).index_add(0, source, values)
+    if shares is not None:
+        return total / (shares.to(values) * len(values))
+    rows = torch.bincount(source, minlength=m)
+    return total / rows.clamp(min=1).to(values.dtype)

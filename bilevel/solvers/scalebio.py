@@ -1,0 +1,179 @@
+"""ScaleBiO: first-order bilevel reweighting of data sources, of Pan, Zhang, Zhao, Diao and Zhang et al. (2024), with LISA.
+
+Problem
+    min over x of f(x, w(x)), w(x) = argmin g(x, .), g(x, w) = sum_i p_i(x) l_i(w): a `Mixture` of the losses of m sources, p the
+    softmax of the logits x; f the loss on trusted data. All losses by mini-batches xi, zeta.
+
+Reformulation
+    min over x, w, max over u of f(x, w) + alpha (g(x, w) - g(x, u)): u goes to w(x), w is pulled from it towards f by 1 / alpha.
+
+Algorithm (step k, with the blocks that the schedule lets move)
+    (1) u <- optimizer's step along g_u(x, u; zeta),  l(u) kept
+    (2) w <- optimizer's step along g_w(x, w; zeta) + f_w(x, w; xi) / alpha,  l(w) kept
+    (3) d <- l(w) - l(u), both of before the steps
+    (4) x <- P_X(optimizer's step along f_x + alpha p'(x) d)        for the softmax p'(x) d = p (d - p'd), entry by entry
+    answer: (x, u);  w stays in the state
+
+Notation
+    x = the paper's lambda, f = L1, g = L2. Sources on which w, pulled to the trusted data, is better than u gain weight.
+
+References
+    arXiv 2406.19976; LISA: arXiv 2403.17919. The published code descends on alpha g for u and on f + alpha g for w: divided by
+    alpha here, which is the same under Adam and the right scale under SGD; x without weight decay, which there pulls to
+    uniform weights by accident; u and w share zeta, dropout masks and blocks, so that their noise cancels in d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from constrained.core.live import norm
+from constrained.core.moments import AdamW, Optimizer, OptState, step_
+from constrained.core.options import Positive, Schedule, Steps, at
+from constrained.core.solver import Feature, Point, Solver, Status
+from constrained.core.vec import Vec, state
+
+from ..blocks import AllBlocks, BlockSchedule
+from ..loops import grown, size
+from ..oracle import BilevelOracle
+
+WATCHED = 32  # sources up to which each weight is monitored
+Grads = Sequence[Tensor | None]
+
+
+@state
+class ScaleBiOState:
+    """The logits, the two copies of the lower variable, and their optimizers."""
+
+    k: int
+    x: Vec
+    u: Vec  # near the minimiser of g
+    w: Vec  # near the minimiser of f / alpha + g
+    outer: OptState
+    inner_u: OptState
+    inner_w: OptState
+    scale: float  # 1 + the norm of the start
+    weights: Tensor  # p(x)
+    losses: Tensor  # l(u) on the last batch
+    upper: Tensor  # f(x, w) on the last batch
+    names: tuple[str, ...]  # of the sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleBiO(Solver[BilevelOracle, ScaleBiOState]):
+    """First-order reweighting of data sources: weights move to where w, pulled to trusted data, is better than u, which is not.
+
+    u by `inner` along g_u, w along g_w + f_w / alpha, x by `outer` along f_x + alpha p'(x) d.
+
+    alpha: weight of the lower level; ||w - u|| shrinks like 1 / alpha. inner: the optimizer of u and w, each with a state of its
+    own; its learning rate is that of plain training. outer: of x; the sum of its learning rates must be some 4 for a source to
+    lose its weight. blocks: which parts of u and w move, e.g. `LISA(layers=2)`; what rests is not differentiated and has no
+    optimizer state. accumulate: batches of one step, whose gradients are averaged. clip: the largest norm of a step's gradient
+    of u and of w; None does not clip. The answer is the last x with u. A run ends at `max_steps`, which must be given.
+
+    With the default accumulate=1 it takes three mini-batch gradients a step, first order only: twice that of plain training on
+    the same batch, and one on trusted data.
+
+    Not tuning-free: learning rates are choices. Dropout, losses in half precision and sources that come and go in batches make
+    d noise: use `SourceBatches`. How weight splits between sources that are equally good is arbitrary. w has seen the trusted
+    data: judge by u, or by a model trained anew with `Mixture.sampling_plan`.
+
+    >>> ScaleBiO(outer=AdamW(lr=0.01)).alpha
+    10.0
+
+    Source: arXiv 2406.19976; see the module for the deviations.
+    """
+
+    supports: ClassVar[Feature] = Feature.LOWER | Feature.SAMPLES | Feature.X_SET | Feature.Y_SET | Feature.LIVE | Feature.MIXTURE
+    requires: ClassVar[Feature] = Feature.LOWER | Feature.MIXTURE
+    stochastic: ClassVar[bool] = True
+
+    tol: Positive | None = None
+    alpha: Positive | Schedule = 10.0
+    inner: Optimizer = AdamW(lr=1e-3)
+    outer: Optimizer = AdamW(lr=2e-2)
+    blocks: BlockSchedule = AllBlocks()
+    accumulate: Steps = 1
+    clip: Positive | None = None
+
+    def init(self, oracle: BilevelOracle, start: Point) -> ScaleBiOState:
+        sources = _sources(oracle)
+        x, u, w = start.x, start.y, start.y.clone()  # each with memory of its own: steps write into them
+        oracle.g.value((x, w), oracle.g.draw(0))  # sharded modules fix their dtypes at the first forward: before any block rests
+        self.blocks.active(u.paths(), oracle.g.seed, 0)
+        optimizers = (self.outer.init(x), self.inner.init(u), self.inner.init(w))
+        p, nothing = sources.weights(x), torch.zeros((), dtype=torch.float64, device=u.device)
+        names = sources.names or tuple(str(i) for i in range(len(p)))
+        return ScaleBiOState(0, x, u, w, *optimizers, size(x, u), p, torch.zeros_like(p), nothing, names)
+
+    def step(self, oracle: BilevelOracle, state: ScaleBiOState) -> ScaleBiOState:
+        f, g, X, Y, A = oracle.f, _sources(oracle), oracle.X, oracle.Y, self.accumulate
+        k, x, u, w, p = state.k, state.x, state.u, state.w, state.weights
+        alpha, lr = at(self.alpha, k), at(self.inner.lr, k)
+        draws = [(f.draw(n), g.draw(n)) for n in range(k * A, (k + 1) * A)]
+        moving = self.blocks.active(u.paths(), g.seed, k)
+
+        total: list[Tensor | None] = [None] * len(moving)
+        l_u, l_w, upper, d_x = torch.zeros_like(p), torch.zeros_like(p), torch.zeros_like(state.upper), x.zeros()
+        for _, zeta in draws:
+            each, grads = g.losses(u, zeta, p, moving)
+            l_u, total = l_u + each / A, _added(total, grads, 1 / A)
+        inner_u = step_(self.inner, u, self._clipped(total), state.inner_u, lr)  # (1)
+        u = Y.project(u)
+
+        total = [None] * len(moving)
+        for xi, zeta in draws:
+            each, grads = g.losses(w, zeta, p, moving)
+            l_w, total = l_w + each / A, _added(total, grads, 1 / A)
+            value, f_x, grads = oracle.upper(x, w, xi, moving)
+            upper, d_x, total = upper + value / A, d_x.add(f_x, 1 / A), _added(total, grads, 1 / (A * alpha))
+        inner_w = step_(self.inner, w, self._clipped(total), state.inner_w, lr)  # (2)
+        w = Y.project(w)
+
+        d_x = d_x + g.pull(x, l_w - l_u) * alpha  # (3)
+        x, outer = self.outer.update(x, d_x.leaves, state.outer, at(self.outer.lr, k))  # (4)
+        x = X.project(x)
+        new = replace(state, k=k + 1, x=x, u=u, w=w, outer=outer, inner_u=inner_u, inner_w=inner_w)
+        return replace(new, weights=g.weights(x), losses=l_u, upper=upper)
+
+    def terminate(self, oracle: BilevelOracle, state: ScaleBiOState) -> Status:
+        return grown(state.scale, state.x, state.u, state.w)
+
+    def monitor(self, state: ScaleBiOState) -> dict[str, float | Tensor]:
+        weights = {f"weight {name}": p for name, p in zip(state.names, state.weights)} if len(state.names) <= WATCHED else {}
+        return {"upper": state.upper, "lower": state.weights @ state.losses, **weights} if state.k else {}
+
+    def answer(self, oracle: BilevelOracle, state: ScaleBiOState) -> Point:
+        return Point(state.x, state.u)
+
+    def _clipped(self, grads: Grads) -> Grads:
+        """Scaled to norm `clip` where they are longer."""
+        given = [grad for grad in grads if grad is not None]
+        if self.clip is not None and given:
+            shrink = float((self.clip / norm(given)).clamp(max=1.0))
+            for grad in given:
+                grad.mul_(shrink)
+        return grads
+
+
+def _sources(oracle: BilevelOracle):
+    assert oracle.sources is not None  # Feature.MIXTURE is required
+    return oracle.sources
+
+
+def _added(total: Grads, grads: Grads, weight: float) -> list[Tensor | None]:
+    """total + weight grads, leaf by leaf, in place; what rests stays None."""
+    found: list[Tensor | None] = []
+    for old, new in zip(total, grads):
+        if new is None:
+            found.append(None)
+        elif old is None:
+            found.append(new if weight == 1.0 else new.mul_(weight))
+        else:
+            found.append(old.add_(new, alpha=weight))
+    return found

@@ -1,0 +1,257 @@
+"""Live variables: the leaves are the parameters of a module, steps write into them, gradients come from `backward()`.
+
+For models too large to be passed through `functional_call`, and for sharded ones (FSDP2, DDP), where `functional_call` and
+`torch.autograd.grad` raise or give the gradient of one process alone. With several processes (torchrun) each takes its share of
+the rows of every batch, and values and gradients are means over the processes: a run has the iterates of one process, to
+rounding. The only file that calls `backward()`, and the only one in which processes exchange numbers.
+"""
+
+# pyright: reportPrivateImportUsage=false, reportArgumentType=false
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .errors import NonFiniteGradient, ProblemError
+from .vec import Tree, Vec, map_leaves, registered, tensors
+
+Wrap = Callable[[torch.nn.Module], torch.nn.Module]
+
+
+class Live:
+    """An nn.Module as lower variable whose parameters are the variable: they move in place, and hold the answer at the end.
+
+    `BilevelProblem(y=Live(model), ...)`: the functions receive the module itself. Its trainable parameters are the variable;
+    frozen ones stay, shared by the copies that a solver makes: a LoRA model is one base with several adapters. For solvers with
+    `Feature.LIVE` in `supports` (`ScaleBiO`, `F2SA`, `KwonDoubleLoop`), which use first derivatives only.
+
+    wrap: what shards or wraps a module, `fully_shard(...)` or `DistributedDataParallel(...)`, given the module, returning it or
+    another. It is applied here, and to each copy: so hand over the module unwrapped. Without it, processes of a torchrun keep
+    whole copies and average gradients. Copies are made from an unwrapped module kept aside, one more on its device.
+
+    Raises ProblemError for what is no module or already sharded, one without trainable parameters, BatchNorm in train mode.
+
+    >>> y = Live(torch.nn.Linear(2, 1))
+    >>> y.vec().size
+    3
+    """
+
+    def __init__(self, module: torch.nn.Module, *, wrap: Wrap | None = None):
+        if not isinstance(module, torch.nn.Module):
+            raise ProblemError(f"Live: module: expected an nn.Module, got {type(module).__name__}")
+        if wrap is not None and not callable(wrap):
+            raise ProblemError(f"Live: wrap: expected a function of a module, got {type(wrap).__name__}")
+        if sharded(module.parameters()) or isinstance(module, torch.nn.parallel.DistributedDataParallel):
+            raise ProblemError("Live: module: expected a module that is not yet sharded or wrapped: give what wraps it as wrap=")
+        if not any(p.requires_grad for p in module.parameters()):
+            raise ProblemError("Live: module: expected trainable parameters, got none")
+        self.wrap = wrap
+        self.module = module
+        self.spare = copy.deepcopy(module) if wrap is not None else None
+        if wrap is not None:
+            self.module = wrap(module)
+        self._vec = LiveVec(self.module, self)
+
+    def vec(self) -> LiveVec:
+        """The module's parameters as a vector, always the same one."""
+        return self._vec
+
+    def twin(self) -> torch.nn.Module:
+        """Another module like it, frozen parameters shared where it is not wrapped."""
+        if self.wrap is not None:
+            return self.wrap(copy.deepcopy(self.spare))
+        frozen = {id(p): p for p in self.module.parameters() if not p.requires_grad}
+        return copy.deepcopy(self.module, frozen)
+
+    def __repr__(self) -> str:
+        return f"Live({type(self.module).__name__}, {self._vec.size} parameters)"
+
+
+class LiveVec(Vec):
+    """The trainable parameters of a module as a Vec. `tree()` is the module; `plain()` a Vec on the same memory.
+
+    In-place operations move the module; all others give plain Vecs. `clone()` is another module.
+    """
+
+    __slots__ = ("live", "module", "parameters")
+
+    def __init__(self, module: torch.nn.Module, live: Live):
+        named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        plain = Vec.of({name: p.detach() for name, p in named.items()})
+        super().__init__(plain.leaves, plain.spec)
+        self.module, self.live, self.parameters = module, live, list(named.values())
+
+    def tree(self) -> Tree:
+        return self.module
+
+    def plain(self) -> Vec:
+        return Vec(self.leaves, self.spec)
+
+    def detach(self) -> LiveVec:
+        return self
+
+    def clone(self) -> LiveVec:
+        twin = LiveVec(self.live.twin(), self.live)
+        twin.take(self)
+        return twin
+
+    def take(self, other: Vec) -> None:
+        """Copy the entries of another vector into the module."""
+        with torch.no_grad():
+            for leaf, value in zip(self.leaves, other.leaves):
+                leaf.copy_(value)
+
+    def move(self, moving: Sequence[bool] | None) -> None:
+        """Freeze the leaves that do not move: nothing is differentiated or stored for them."""
+        for i, p in enumerate(self.parameters):
+            p.requires_grad_(moving is None or moving[i])
+
+    def norm(self) -> Tensor:
+        return norm(self.leaves)
+
+    def finite(self) -> Tensor:
+        return self.norm().isfinite()
+
+    @property
+    def reduces(self) -> bool:
+        """Its backward averages gradients over processes by itself."""
+        return sharded(self.parameters) or isinstance(self.module, torch.nn.parallel.DistributedDataParallel)
+
+
+registered(LiveVec, lambda v: (v.leaves, v.spec), lambda leaves, spec: Vec(leaves, spec))
+
+
+def settled(saved: Any, made: Any) -> Any:
+    """A saved state with the live variables of a new one, which take the saved values."""
+    if isinstance(made, LiveVec):
+        made.take(saved)
+        return made
+    if dataclasses.is_dataclass(made) and type(made) is type(saved):
+        parts = {f.name: settled(getattr(saved, f.name), getattr(made, f.name)) for f in dataclasses.fields(made)}
+        return type(made)(**parts)
+    return saved
+
+
+# -- derivatives --------------------------------------------------------------------------------------------------------------
+def gradients(
+    terms: Sequence[Callable[[list[Tree]], Tensor]],
+    args: Sequence[Vec],
+    wrt: Sequence[int],
+    moving: Sequence[bool] | None,
+    ranks: Ranks | None,
+) -> list[Tensor | None]:
+    """The gradient of a sum of scalars in the leaves of the arguments `wrt`, some of them live: one backward a term, each before
+    the next forward. None for what does not move. Raises NonFiniteGradient, in all processes.
+    """
+    lives = [vec for vec in args if isinstance(vec, LiveVec)]
+    inputs = [_input(vec, i in wrt) for i, vec in enumerate(args)]
+    trees = [vec.tree() if isinstance(vec, LiveVec) else vec.like(leaves).tree() for vec, leaves in zip(args, inputs)]
+    places = dict(zip(wrt, itertools.accumulate((len(args[i].leaves) for i in wrt), initial=0)))
+    for i, vec in enumerate(args):
+        if isinstance(vec, LiveVec):
+            vec.move(None if moving is None or i not in wrt else moving[places[i] :])
+    try:
+        with torch.enable_grad():
+            for term in terms:
+                out = term(trees)
+                if out.requires_grad:
+                    out.backward()
+        found, summed = [], []
+        for i in wrt:
+            vec = args[i]
+            grads = [None if not p.requires_grad else torch.zeros_like(p) if p.grad is None else p.grad for p in inputs[i]]
+            found += grads
+            if not (isinstance(vec, LiveVec) and vec.reduces):
+                summed += [grad for grad in grads if grad is not None]
+    finally:
+        for vec in lives:
+            for p in vec.parameters:
+                p.grad = None
+    if ranks is not None:
+        ranks.mean_(summed)
+    kinds = [[g for g in found if g is not None and sharded([g]) == kind] for kind in (False, True)]
+    if not all(bool(norm(grads).isfinite()) for grads in kinds if grads):
+        raise NonFiniteGradient("a gradient is NaN or infinite")
+    return found
+
+
+def _input(vec: Vec, differentiated: bool) -> Sequence[Tensor]:
+    if isinstance(vec, LiveVec):
+        return vec.parameters
+    return [leaf.detach().requires_grad_(differentiated) for leaf in vec.leaves]
+
+
+def rested(trees: Sequence[Tree]) -> None:
+    """After a forward without backward, sharded modules give back the gathered parameters: steps would not reach these."""
+    for tree in trees:
+        for part in tree.modules() if isinstance(tree, torch.nn.Module) else ():
+            if hasattr(part, "reshard"):
+                part.reshard()  # pyright: ignore[reportCallIssue]
+
+
+def norm(leaves: Sequence[Tensor]) -> Tensor:
+    """The 2-norm over leaves, whole though they be sharded; 0-dim float64."""
+    if sharded(leaves):
+        total: Any = torch.nn.utils.get_total_norm(leaves)
+        return total.full_tensor().double()
+    return Vec(leaves, None).norm()
+
+
+def sharded(leaves: Iterator[Tensor] | Sequence[Tensor]) -> bool:
+    """Some leaf lives on several processes."""
+    if not dist.is_available():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(leaf, DTensor) for leaf in leaves)
+
+
+# -- processes ----------------------------------------------------------------------------------------------------------------
+class Ranks:
+    """The processes of this run: which one this is, of how many, and means over them."""
+
+    def __init__(self, device: torch.device):
+        self.rank, self.world, self.device = dist.get_rank(), dist.get_world_size(), device
+
+    @staticmethod
+    def here(device: torch.device) -> Ranks | None:
+        """None where the process is alone."""
+        alone = not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1
+        return None if alone else Ranks(device)
+
+    def mean_(self, values: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes: the same bits in all of them."""
+        for value in values:
+            dist.all_reduce(value)
+            value /= self.world
+
+    def share(self, sampler: Any, batch: Tree) -> Tree:
+        """The rows of a batch that this process takes. Raises ProblemError where they cannot be shared evenly."""
+        if batch is None:
+            return None
+        if hasattr(sampler, "share"):
+            return sampler.share(batch, self.rank, self.world)
+        n = len(tensors(batch)[0])
+        if n % self.world:
+            raise ProblemError(f"a batch of {n} rows cannot be shared evenly by {self.world} processes: choose another size")
+
+        def mine(rows: Any) -> Any:
+            return rows[self.rank :: self.world] if isinstance(rows, Tensor) and rows.ndim and len(rows) == n else rows
+
+        return map_leaves(mine, batch)
+
+    def first(self, value: float) -> float:
+        """The number that the first process has: for decisions that all must take alike."""
+        found = torch.tensor(float(value), dtype=torch.float64, device=self.device)
+        dist.broadcast(found, 0)
+        return float(found)
+
+    def wait(self) -> None:
+        dist.barrier()
