@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from constrained.core.autodiff import Draw, Linearization, Objective, gradient, gradients, split
+from constrained.core.autodiff import Draw, Linearization, Objective, accumulated, gradient, split
 from constrained.core.calls import Calls
 from constrained.core.constraint import Constraint
 from constrained.core.errors import ProblemError
@@ -83,25 +86,13 @@ class Sources(Objective):
         """The gradient of p(x)'d in x: for the softmax p (d - p'd), entry by entry."""
         return self._weights.vjp((x,), d)[0]
 
-    def losses(self, y: Vec, draw: Draw, p: Tensor, moving: Sequence[bool] | None = None) -> tuple[Tensor, list[Tensor | None]]:
-        """(l(y), the gradient of p'l in the leaves of y that are moving, None for the others): one gradient."""
-        count = self.calls.of(self.name)
-        count.gradients += 1
-        count.rows += draw.rows
-        kept: list[Tensor] = []
-
-        def weighted(trees: list[Any]) -> Tensor:
-            each = self.call(trees, draw)
-            if not isinstance(each, Tensor) or each.shape != p.shape:
-                got = f"shape {tuple(each.shape)}" if isinstance(each, Tensor) else type(each).__name__
-                raise ProblemError(f"Mixture: losses: expected {len(p)} losses, one a weight, as a 1-D tensor, got {got}")
-            kept.append(each.detach().double())
-            return p.to(each.dtype) @ each
-
-        grads = gradients([weighted], (y,), (0,), moving=moving, ranks=self.ranks)
-        if self.ranks is not None:
-            self.ranks.mean_(kept)
-        return kept[0], grads
+    def evaluate(self, args: Sequence[Any], draw: Draw) -> Tensor:
+        """l(y), checked to be 1-D."""
+        each = self.call(args, draw)
+        if not isinstance(each, Tensor) or each.ndim != 1:
+            got = f"shape {tuple(each.shape)}" if isinstance(each, Tensor) else type(each).__name__
+            raise ProblemError(f"Mixture: losses: expected a 1-D tensor, one loss a source, got {got}")
+        return each
 
 
 class BilevelOracle(Oracle):
@@ -136,21 +127,56 @@ class BilevelOracle(Oracle):
         """Values (f, g) at (x, y) and the gradients of sigma f + g in `wrt` (0: x, 1: y): one backward, two gradients counted."""
         return gradient([(sigma, self.f, xi), (1.0, self.g, zeta)], (x, y), wrt)
 
-    def upper(self, x: Vec, y: Vec, draw: Draw, moving: Sequence[bool] | None = None) -> tuple[Tensor, Vec, list[Tensor | None]]:
-        """f, f_x, and f_y in the leaves of y that are moving, None for the others: one gradient."""
-        count = self.calls.of("upper")
-        count.gradients += 1
-        count.rows += draw.rows
-        kept: list[Tensor] = []
+    def mixed(
+        self,
+        x: Vec,
+        y: Vec,
+        p: Tensor,
+        zetas: Sequence[Draw],
+        xis: Sequence[Draw] = (),
+        *,
+        weight: float = 0.0,
+        moving: Sequence[bool] | None = None,
+    ) -> Mixed:
+        """The gradient of the mean over draws of p'l(y; zeta) + weight f(x, y; xi), one backward a draw, in the leaves of y that
+        are moving, with the means of l, f and f_x on the way: one gradient each draw of a level.
+        """
+        sources, f, A = self.sources, self.f, len(zetas)
+        assert sources is not None  # Feature.MIXTURE is required
+        losses: list[Tensor] = []
+        values: list[Tensor] = []
 
-        def value(trees: list[Any]) -> Tensor:
-            kept.append(self.f.evaluate(trees, draw))
-            return kept[0]
+        def lower(zeta: Draw, trees: list[Any]) -> Tensor:
+            each = sources.evaluate(trees[1:], zeta)
+            losses.append(each.detach().double() / A)
+            return p.to(each.dtype) @ each / A
 
-        both = None if moving is None else [*(True for _ in x.leaves), *moving]
-        grads = gradients([value], (x, y), (0, 1), moving=both, ranks=self.f.ranks)
-        values = [kept[0].detach().double()]
-        if self.f.ranks is not None:
-            self.f.ranks.mean_(values)
+        def upper(xi: Draw, trees: list[Any]) -> Tensor:
+            value = f.evaluate(trees, xi)
+            values.append(value.detach().double() / A)
+            return value * (weight / A)
+
+        for level, draws in ((sources, zetas), (f, xis)):
+            count = self.calls.of(level.name)
+            count.gradients += len(draws)
+            count.rows += sum(draw.rows for draw in draws)
+            count.tokens += sum(draw.tokens for draw in draws)
+        terms = [*(partial(lower, zeta) for zeta in zetas), *(partial(upper, xi) for xi in xis)]
+        both = None if moving is None else [*(bool(xis) for _ in x.leaves), *moving]
+        grads = accumulated(terms, (x, y), (0, 1), moving=both, ranks=f.ranks)
+        means = [torch.stack(losses).sum(0), torch.stack(values).sum() if values else torch.zeros((), dtype=torch.float64)]
+        if f.ranks is not None:
+            f.ranks.mean_(means)
         n = len(x.leaves)
-        return values[0], split(grads[:n], (x,), (0,))[0], grads[n:]
+        f_x = split(grads[:n], (x,), (0,))[0] / weight if xis else x.zeros()
+        return Mixed(means[0], means[1], f_x, grads[n:])
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What `BilevelOracle.mixed` gives."""
+
+    losses: Tensor  # l(y), float64
+    upper: Tensor  # f(x, y), float64; 0 where it was not asked
+    x: Vec  # f_x(x, y)
+    y: list[Tensor | None]  # leaves of the gradient in y, None for those that rest

@@ -118,28 +118,21 @@ class ScaleBiO(Solver[BilevelOracle, ScaleBiOState]):
         draws = [(f.draw(n), g.draw(n)) for n in range(k * A, (k + 1) * A)]
         moving = self.blocks.active(u.paths(), g.seed, k)
 
-        total: list[Tensor | None] = [None] * len(moving)
-        l_u, l_w, upper, d_x = torch.zeros_like(p), torch.zeros_like(p), torch.zeros_like(state.upper), x.zeros()
-        for _, zeta in draws:
-            each, grads = g.losses(u, zeta, p, moving)
-            l_u, total = l_u + each / A, _added(total, grads, 1 / A)
-        inner_u = step_(self.inner, u, self._clipped(total), state.inner_u, lr)  # (1)
+        at_u = oracle.mixed(x, u, p, [zeta for _, zeta in draws], moving=moving)
+        inner_u = step_(self.inner, u, self._clipped(at_u.y), state.inner_u, lr)  # (1)
         u = Y.project(u)
+        at_u.y.clear()  # gradients are large: let go before the next ones are made
 
-        total = [None] * len(moving)
-        for xi, zeta in draws:
-            each, grads = g.losses(w, zeta, p, moving)
-            l_w, total = l_w + each / A, _added(total, grads, 1 / A)
-            value, f_x, grads = oracle.upper(x, w, xi, moving)
-            upper, d_x, total = upper + value / A, d_x.add(f_x, 1 / A), _added(total, grads, 1 / (A * alpha))
-        inner_w = step_(self.inner, w, self._clipped(total), state.inner_w, lr)  # (2)
+        xis, zetas = zip(*draws)
+        at_w = oracle.mixed(x, w, p, zetas, xis, weight=1 / alpha, moving=moving)
+        inner_w = step_(self.inner, w, self._clipped(at_w.y), state.inner_w, lr)  # (2)
         w = Y.project(w)
 
-        d_x = d_x + g.pull(x, l_w - l_u) * alpha  # (3)
+        d_x = at_w.x + g.pull(x, at_w.losses - at_u.losses) * alpha  # (3)
         x, outer = self.outer.update(x, d_x.leaves, state.outer, at(self.outer.lr, k))  # (4)
         x = X.project(x)
         new = replace(state, k=k + 1, x=x, u=u, w=w, outer=outer, inner_u=inner_u, inner_w=inner_w)
-        return replace(new, weights=g.weights(x), losses=l_u, upper=upper)
+        return replace(new, weights=g.weights(x), losses=at_u.losses, upper=at_w.upper)
 
     def terminate(self, oracle: BilevelOracle, state: ScaleBiOState) -> Status:
         return grown(state.scale, state.x, state.u, state.w)
@@ -164,16 +157,3 @@ class ScaleBiO(Solver[BilevelOracle, ScaleBiOState]):
 def _sources(oracle: BilevelOracle):
     assert oracle.sources is not None  # Feature.MIXTURE is required
     return oracle.sources
-
-
-def _added(total: Grads, grads: Grads, weight: float) -> list[Tensor | None]:
-    """total + weight grads, leaf by leaf, in place; what rests stays None."""
-    found: list[Tensor | None] = []
-    for old, new in zip(total, grads):
-        if new is None:
-            found.append(None)
-        elif old is None:
-            found.append(new if weight == 1.0 else new.mul_(weight))
-        else:
-            found.append(old.add_(new, alpha=weight))
-    return found

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import live
 from .calls import Calls
-from .data import Batch, NoData, Sampler, rows
+from .data import Batch, NoData, Sampler, rows, tokens
 from .errors import ProblemError, Unsuitable
 from .function import Function
 from .live import Ranks, rested
@@ -34,6 +34,7 @@ class Draw:
     batch: Batch
     key: tuple[int, int, int] | None
     rows: int
+    tokens: int
 
 
 class Objective:
@@ -72,7 +73,8 @@ class Objective:
         batch = self.sampler.draw(self.seed, self.stream, n)
         batch = batch if self.ranks is None else self.ranks.share(self.sampler, batch)
         key = (self.seed, self.stream, n) if self.random else None
-        return Draw(batch, key, rows(batch) if self.takes_batch else 0)
+        counts = (rows(batch), tokens(batch)) if self.takes_batch else (0, 0)
+        return Draw(batch, key, *counts)
 
     def call(self, args: Sequence[Tree], draw: Draw) -> Any:
         """What the user's function returns on trees."""
@@ -154,6 +156,7 @@ def gradient(terms: Sequence[Weighted], args: Sequence[Vec], wrt: Sequence[int])
         count = f.calls.of(f.name)
         count.gradients += 1
         count.rows += at.rows
+        count.tokens += at.tokens
         if f.own.gradient is None:
             auto.append((i, weight, f, at))
             continue
@@ -204,6 +207,24 @@ def gradients(
     return [next(found) if leaf.requires_grad else None for leaf in inputs]
 
 
+def accumulated(
+    terms: Sequence[Callable[[list[Tree]], Tensor]],
+    args: Sequence[Vec],
+    wrt: Sequence[int],
+    *,
+    moving: Sequence[bool] | None = None,
+    ranks: Ranks | None = None,
+) -> list[Tensor | None]:
+    """`gradients` with one backward a term, so that the graph of one term at a time is in memory."""
+    if any(isinstance(vec, live.LiveVec) for vec in args):
+        return live.gradients(terms, args, wrt, moving, ranks)
+    total = gradients(terms[:1], args, wrt, moving=moving)
+    for term in terms[1:]:
+        new = gradients([term], args, wrt, moving=moving)
+        total = [b if a is None else a if b is None else a.add_(b) for a, b in zip(total, new)]
+    return total
+
+
 class Linearization:
     """Gradients of an objective at a point, and products with its second derivatives there, from one kept graph.
 
@@ -221,6 +242,7 @@ class Linearization:
         count = objective.calls.of(objective.name)
         count.gradients += 1
         count.rows += draw.rows
+        count.tokens += draw.tokens
         self._graph: list[Tensor | None] = []
         if own.torch and (own.gradient is None or own.hvp is None or (own.jvp is None and len(args) > 1)):
             self.value, self.grads = self._differentiate()

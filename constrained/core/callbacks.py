@@ -84,7 +84,9 @@ class Checkpoint:
             raise OutputError(f"Checkpoint: the folder {folder} cannot be written")
 
     def __call__(self, event: Event) -> None:
-        due = event.k % self.every == 0 and time.monotonic() - self._last >= self.seconds
+        due = event.k % self.every == 0
+        if due and self.seconds:  # clocks differ between processes
+            due = event.agreed(time.monotonic() - self._last) >= self.seconds
         if event.status.done or due:
             event.save(self.path)
             self._last = time.monotonic()

@@ -12,14 +12,16 @@ class Count:
     """How often one function was called.
 
     `gradients`: backward passes, one whether it gave one argument's gradient or all; `rows`: data rows in these (0 without
-    data); `hvps`: products with a block d2/dy2, of constrained problems with the KKT matrix; `jvps`: with a mixed block d2/dxdy;
-    `vjps`: J'v of constraints; `jacobians`, `hessians`: whole matrices; `values`: evaluations (of bilevel problems: without a
-    derivative, whose gradients each evaluate once).
+    data); `tokens`: entries of these rows where they are integers, as token ids are; `hvps`: products with a block d2/dy2, of
+    constrained problems with the KKT matrix; `jvps`: with a mixed block d2/dxdy; `vjps`: J'v of constraints; `jacobians`,
+    `hessians`: whole matrices; `values`: evaluations (of bilevel problems: without a derivative, whose gradients each evaluate
+    once).
     """
 
     values: int = 0
     gradients: int = 0
     rows: int = 0
+    tokens: int = 0
     hvps: int = 0
     jvps: int = 0
     vjps: int = 0

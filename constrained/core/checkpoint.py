@@ -12,23 +12,37 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import sharded
 from .errors import CheckpointError, OutputError
+from .live import Ranks
+from .live import sharded as is_sharded
 from .vec import STATES, Vec
 
 FORMAT = "bilevel-checkpoint/1"
 
 
-def save(path: Path, header: dict[str, Any], state: Any, variables: dict[str, Vec]) -> None:
-    """Write to a temporary file, fsync, rename; the previous checkpoint stays beside it as NAME.previous."""
+def save(path: Path, header: dict[str, Any], state: Any, variables: dict[str, Vec], ranks: Ranks | None = None) -> None:
+    """Write to a temporary file, fsync, rename; the previous checkpoint stays beside it as NAME.previous. Of several processes
+    the first writes; all of them where variables are sharded (`sharded.py`).
+    """
     flat: dict[str, Tensor] = {}
     header = {**header, "structure": _encode(state, "state", flat, variables)}
     text = json.dumps(header)
+    if ranks is not None and is_sharded(flat.values()):
+        sharded.save(Path(path), {"format": FORMAT, "header": text, "digest": _digest(text, {})}, flat, ranks)
+        return
+    if ranks is not None:
+        if ranks.rank == 0:
+            save(path, header, state, variables)
+        ranks.wait()
+        return
     content = {"format": FORMAT, "header": text, "tensors": flat, "digest": _digest(text, flat)}
     path = Path(path)
     try:
@@ -61,27 +75,37 @@ def _keep_previous(path: Path) -> None:
     os.replace(spare, path.with_name(path.name + ".previous"))
 
 
-def load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load(path: Path, variables: Mapping[str, Vec] | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors. Raises CheckpointError where the file is missing, damaged or of another format."""
     path = Path(path)
+    if (path / sharded.HEADER).is_file():
+        content, tensors = sharded.load(path, variables or {})
+        content = {**content, "tensors": tensors}
+        return _header(path, content, {}), tensors
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path}: no such file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as cause:  # torch raises many kinds on a file that is not its own
         raise CheckpointError(f"checkpoint {path}: {_damaged(path)} ({type(cause).__name__})") from cause
+    header = _header(path, content, content.get("tensors") if isinstance(content, dict) else None)
+    return header, content["tensors"]
+
+
+def _header(path: Path, content: Any, hashed: Any) -> dict[str, Any]:
+    """The header of a checkpoint's content, whose digest is that of the header and of the tensors `hashed`."""
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise CheckpointError(f"checkpoint {path}: expected format {FORMAT!r}, got {found!r}")
     try:
-        if content["digest"] != _digest(content["header"], content["tensors"]):
+        if content["digest"] != _digest(content["header"], hashed):
             raise ValueError("the digest differs")
         header = json.loads(content["header"])
         if not {"run", "k", "seconds", "calls", "callbacks", "structure"} <= set(header):
             raise ValueError("the header lacks entries")
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as cause:
         raise CheckpointError(f"checkpoint {path}: {_damaged(path)} ({type(cause).__name__}: {cause})") from cause
-    return header, content["tensors"]
+    return header
 
 
 def _damaged(path: Path) -> str:
@@ -133,14 +157,14 @@ def _encode(value: Any, path: str, flat: dict[str, Tensor], variables: dict[str,
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Tensor):
-        flat[path] = value.detach().cpu()
+        flat[path] = _kept(value)
         return {"tensor": path, "host": value.device.type == "cpu"}
     if isinstance(value, Vec):
         like = next((name for name, vec in variables.items() if vec.spec == value.spec), None)
         if like is None:
             raise TypeError(f"{path}: a Vec in a state must be structured like a variable ({', '.join(variables)})")
         paths = [f"{path}{leaf or '.value'}" for leaf in value.paths()]
-        flat.update(zip(paths, (leaf.detach().cpu() for leaf in value.leaves)))
+        flat.update(zip(paths, map(_kept, value.leaves)))
         return {"vec": like, "leaves": paths}
     if isinstance(value, dict):
         return {"dict": {key: _encode(v, f"{path}[{key!r}]", flat, variables) for key, v in value.items()}}
@@ -152,6 +176,11 @@ def _encode(value: Any, path: str, flat: dict[str, Tensor], variables: dict[str,
         parts = {f.name: _encode(getattr(value, f.name), f"{path}.{f.name}", flat, variables) for f in dataclasses.fields(value)}
         return {"state": key, "fields": parts}
     raise TypeError(f"{path}: a state holds tensors, Vecs, numbers, strings and @state classes, not {type(value).__name__}")
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """On the CPU, where it is not sharded."""
+    return tensor.detach() if is_sharded([tensor]) else tensor.detach().cpu()
 
 
 def _decode(spec: Any, flat: dict[str, Tensor], variables: dict[str, Vec]) -> Any:

@@ -288,6 +288,12 @@ def rows(batch: Batch) -> int:
     return len(found[0]) if found and found[0].ndim else 0
 
 
+def tokens(batch: Batch) -> int:
+    """Entries of a batch of integer rows, such as token ids: those of its first tensor; 0 of any other batch."""
+    found = tensors(batch)
+    return found[0].numel() if found and found[0].ndim > 1 and not found[0].is_floating_point() else 0
+
+
 @contextlib.contextmanager
 def _generators_kept() -> Iterator[None]:
     """The global generators of torch (CPU), numpy and Python stand afterwards where they stood."""

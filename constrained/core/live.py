@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -83,7 +83,8 @@ class LiveVec(Vec):
     __slots__ = ("live", "module", "parameters")
 
     def __init__(self, module: torch.nn.Module, live: Live):
-        named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        inner = module.module if isinstance(module, torch.nn.parallel.DistributedDataParallel) else module  # the user's names
+        named = {name: p for name, p in inner.named_parameters() if p.requires_grad}
         plain = Vec.of({name: p.detach() for name, p in named.items()})
         super().__init__(plain.leaves, plain.spec)
         self.module, self.live, self.parameters = module, live, list(named.values())
@@ -204,7 +205,7 @@ def norm(leaves: Sequence[Tensor]) -> Tensor:
     return Vec(leaves, None).norm()
 
 
-def sharded(leaves: Iterator[Tensor] | Sequence[Tensor]) -> bool:
+def sharded(leaves: Iterable[Tensor]) -> bool:
     """Some leaf lives on several processes."""
     if not dist.is_available():
         return False

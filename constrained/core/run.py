@@ -15,7 +15,7 @@ import torch
 from . import checkpoint
 from .calls import Calls
 from .errors import NonFiniteGradient, OptionError
-from .live import LiveVec, settled
+from .live import LiveVec, Ranks, settled
 from .options import number
 from .result import Result
 from .solver import Feature, Point, Problem, Solver, Status
@@ -52,8 +52,12 @@ class Event:
         """The user's module with the lower variable of `answer`."""
         return self._run.problem.module(self.answer)
 
+    def agreed(self, value: float) -> float:
+        """Of several processes the first one's number: for decisions of a callback that all must take alike."""
+        return self._run.agreed(value)
+
     def save(self, path: Path) -> None:
-        """Write a checkpoint of the run at this moment."""
+        """Write a checkpoint of the run at this moment; of several processes all must call it."""
         self._run.save(Path(path))
 
     @property
@@ -72,6 +76,7 @@ class _Run:
         self.callbacks = callbacks
         self.oracle = problem.oracle(seed)
         self.live = any(isinstance(vec, LiveVec) for vec in self.oracle.variables.values())
+        self.ranks = Ranks.here(next(iter(self.oracle.variables.values())).device) if self.live else None
         self.broken = False  # a live variable's gradient was not finite
         self.k = 0
         self.seconds = 0.0
@@ -87,7 +92,7 @@ class _Run:
         if resume is None:
             self.timed(lambda: self.solver.init(self.oracle, self.start if self.live else _own(self.start)))
             return
-        header, tensors = checkpoint.load(Path(resume))
+        header, tensors = checkpoint.load(Path(resume), self.oracle.variables)
         checkpoint.compare(Path(resume), header["run"], self.identity())
         self.state = checkpoint.restore(Path(resume), header, tensors, self.oracle.variables)
         if self.live:  # the solver makes its copies of the module, and these take what was saved
@@ -115,6 +120,10 @@ class _Run:
             "callbacks": kinds,
         }
 
+    def agreed(self, value: float) -> float:
+        """The first process's number, where there are several: clocks differ, and all must decide alike."""
+        return value if self.ranks is None else self.ranks.first(value)
+
     def stateful(self) -> list[Any]:
         return [callback for callback in self.callbacks if hasattr(callback, "state_dict")]
 
@@ -131,7 +140,7 @@ class _Run:
         }
         header["callbacks"] = [callback.state_dict() for callback in self.stateful()]
         header["samplers"] = {name: sampler.state_dict() for name, sampler in self.samplers().items()}
-        checkpoint.save(path, header, self.state, self.oracle.variables)
+        checkpoint.save(path, header, self.state, self.oracle.variables, self.ranks)
 
     def timed(self, work: Callable[[], Any]) -> None:
         start = time.perf_counter()
@@ -170,7 +179,7 @@ class _Run:
                 return self.verdict(max_seconds)
         if not status.done and self.max_steps is not None and self.k >= self.max_steps:
             status = Status.MAX_STEPS
-        if not status.done and max_seconds is not None and self.seconds >= max_seconds:
+        if not status.done and max_seconds is not None and self.agreed(self.seconds) >= max_seconds:
             status = Status.MAX_SECONDS
         return status
 

@@ -7,8 +7,9 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from bilevel import Box, Function, MiniBatches, Point, Stream
-from constrained.core.autodiff import BATCHED, Constraint, Objective
+from constrained.core.autodiff import BATCHED, Objective
 from constrained.core.calls import Calls
+from constrained.core.constraint import Constraint
 from constrained.core.errors import NonFiniteStart, OptionError, ProblemError, Unsuitable
 from constrained.core.solver import Feature, Multipliers
 from constrained.core.tape import Tape

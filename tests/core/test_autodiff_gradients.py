@@ -7,8 +7,9 @@ import torch
 from derivative_cases import DATA, F64, NX, NY, SX, SY, A, B, X, Y, c, close, d, numeric, objective, quadratic, randn, smooth
 from torch import Tensor
 
-from constrained.core.autodiff import Constraint, Objective, gradient, randomness
+from constrained.core.autodiff import Objective, gradient, randomness
 from constrained.core.calls import Calls
+from constrained.core.constraint import Constraint
 from constrained.core.data import MiniBatches
 from constrained.core.errors import ProblemError
 from constrained.core.function import Function

@@ -11,8 +11,9 @@ from scipy import sparse
 from torch import Tensor
 
 from constrained.core import autodiff, function
-from constrained.core.autodiff import Constraint, shaped
+from constrained.core.autodiff import shaped
 from constrained.core.calls import Calls, Count
+from constrained.core.constraint import Constraint
 from constrained.core.data import MiniBatches
 from constrained.core.errors import ProblemError, Unsuitable
 from constrained.core.function import Function, Matrix, matrix
