@@ -15,7 +15,7 @@ if not hasattr(_constrained, "_BILEVEL"):  # a user's own constrained.py came fi
     )
 
 from constrained.core.auto import Attempt, Auto
-from constrained.core.callbacks import Checkpoint, History, Progress, StopWhen
+from constrained.core.callbacks import Checkpoint, EarlyStopping, History, Progress, StopWhen, TensorBoard
 from constrained.core.data import FullBatch, MiniBatches, NoData
 from constrained.core.function import Function
 from constrained.core.live import Live
@@ -40,8 +40,10 @@ from .adjoint import AdjointMethod
 from .blocks import LISA, AllBlocks, Cyclic
 from .fixed_point import FixedPoint
 from .hypergradient import Hypergradient, hypergradient
+from .memory import MemoryReport, memory
 from .mixture import Mixture, per_source, softmax
 from .neumann import Neumann, StochasticNeumann
+from .plots import plot_weights
 from .problem import BilevelProblem
 from .recommend import Recommendation, recommend  # registers the default solver
 from .retrain import Retrained, retrain
@@ -87,6 +89,7 @@ __all__ = [
     "Cosine",
     "CvxpySet",
     "Cyclic",
+    "EarlyStopping",
     "Event",
     "Everywhere",
     "FaceLBFGS",
@@ -103,6 +106,7 @@ __all__ = [
     "KwonSingleLoop",
     "LVHBASingleLoop",
     "Live",
+    "MemoryReport",
     "MiniBatches",
     "Mixture",
     "Multipliers",
@@ -129,14 +133,17 @@ __all__ = [
     "StochasticNeumann",
     "StopWhen",
     "Stream",
+    "TensorBoard",
     "TorchOptimizer",
     "Unrolled",
     "VPBGDFixedStep",
     "__version__",
     "hypergradient",
     "iterate",
+    "memory",
     "multistart",
     "per_source",
+    "plot_weights",
     "recommend",
     "retrain",
     "softmax",

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import OptionError, OutputError
+from .errors import OptionError, OutputError, extra
+from .options import number
 from .run import Event
+
+WEIGHT = "weight "  # begins the names of sources' weights among what a solver monitors
+SHOWN = 5  # weights on the progress line
 
 
 class History:
@@ -71,17 +76,10 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path | str, *, every: int = 1, seconds: float = 0.0):
-        self.path = Path(path)
+        self.path = _writable("Checkpoint", path)
         self.every = _steps("Checkpoint", "every", every)
         self.seconds = seconds
         self._last = float("-inf")
-        folder = self.path.parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as cause:
-            raise OutputError(f"Checkpoint: the folder {folder} cannot be made: {cause}") from cause
-        if not os.access(folder, os.W_OK):
-            raise OutputError(f"Checkpoint: the folder {folder} cannot be written")
 
     def __call__(self, event: Event) -> None:
         due = event.k % self.every == 0
@@ -116,13 +114,121 @@ class StopWhen:
         self.held = state["held"]
 
 
+class EarlyStopping:
+    """Stops the run when `measure(event)`, a number that should fall, has not reached a new low for `patience` looks.
+
+    It looks every `every` steps. `best` and `step`: the lowest value and where it was. path: a checkpoint is written there at
+    each new low, so that `solve(..., resume=path, max_steps=stopper.step)` gives the best point back. NaN is no new low. least:
+    how much lower a new low must be. Raises OptionError for `patience` or `every` < 1, OutputError for a `path` that cannot be
+    written.
+
+    >>> stopper = EarlyStopping(lambda event: event.monitor["upper"], patience=5, every=100)
+    """
+
+    def __init__(
+        self,
+        measure: Callable[[Event], float],
+        *,
+        patience: int = 10,
+        every: int = 1,
+        least: float = 0.0,
+        path: Path | str | None = None,
+    ):
+        if not callable(measure):
+            raise OptionError(f"EarlyStopping: measure must be a function of an Event, got {measure!r:.60}")
+        self.measure = measure
+        self.patience = _steps("EarlyStopping", "patience", patience)
+        self.every = _steps("EarlyStopping", "every", every)
+        number("EarlyStopping: least", least, 0)
+        self.least = least
+        self.path = None if path is None else _writable("EarlyStopping", path)
+        self.best, self.step, self.waited, self.looked = math.inf, 0, 0, 0
+
+    def __call__(self, event: Event) -> bool:
+        if event.k % self.every or event.k == self.looked:  # a resumed run begins with the step at which it was saved
+            return False
+        self.looked = event.k
+        value = event.agreed(float(self.measure(event)))
+        if value < self.best - self.least:
+            self.best, self.step, self.waited = value, event.k, 0
+            if self.path is not None:
+                event.save(self.path)
+        else:
+            self.waited += 1
+        return self.waited >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "step": self.step, "waited": self.waited, "looked": self.looked}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.step, self.waited, self.looked = (state[name] for name in ("best", "step", "waited", "looked"))
+
+
+class TensorBoard:
+    """Writes what the solver monitors, the gradients, rows and tokens so far and tokens a second to a TensorBoard folder.
+
+    One scalar a name, every `every` steps and at the end; weights of sources under `weight/`. Of several processes the first
+    writes. Raises MissingExtra where tensorboard is not installed, OutputError where the folder cannot be made.
+
+    >>> callbacks = [TensorBoard("runs/one", every=10)]  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: Path | str, *, every: int = 1):
+        extra("tensorboard", "watch")
+        self.folder = _writable("TensorBoard", Path(folder) / "events").parent
+        self.every = _steps("TensorBoard", "every", every)
+        self._writer: Any = None
+        self._speed = Speed()
+
+    def __call__(self, event: Event) -> None:
+        if not event.first or (event.k % self.every and not event.status.done):
+            return
+        from torch.utils.tensorboard import SummaryWriter  # pyright: ignore[reportPrivateImportUsage]
+
+        self._writer = self._writer or SummaryWriter(str(self.folder))
+        total = event.calls.total()
+        scalars = {**event.monitor, "gradients": total.gradients, "rows": total.rows}
+        speed = self._speed(event)
+        scalars |= {"tokens": total.tokens} if total.tokens else {}
+        scalars |= {} if speed is None else {speed[0]: speed[1]}
+        for name, value in scalars.items():
+            self._writer.add_scalar(name.replace("weight ", "weight/").replace(" ", "_"), value, event.k)
+        self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+class Speed:
+    """(what, how much) the solver does a second of its own time between two calls: tokens, or rows where there are none."""
+
+    def __init__(self) -> None:
+        self._last: tuple[float, int, int] | None = None
+
+    def __call__(self, event: Event) -> tuple[str, float] | None:
+        total = event.calls.total()
+        last, now = self._last, (event.seconds, total.tokens, total.rows)
+        self._last = now
+        if last is None or now[0] <= last[0] or now[2] == last[2]:
+            return None
+        name, i = ("tokens/s", 1) if now[1] > last[1] else ("rows/s", 2)
+        return name, (now[i] - last[i]) / (now[0] - last[0])
+
+
 class Progress:
-    """A progress line by rich on standard error, silent where that is no terminal: steps, gradients, what the solver monitors."""
+    """A progress line by rich on standard error, silent where that is no terminal: steps, gradients, tokens or rows a second,
+    what the solver monitors, the largest weights of sources last.
+    """
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._speed = Speed()
 
     def __call__(self, event: Event) -> None:
+        if not event.first:
+            return
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -137,10 +243,12 @@ class Progress:
             self._bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
             self._task = self._bar.add_task("solve", total=event.max_steps, figures="")
             self._bar.start()
-        figures = "  ".join(f"{name} {value:.3g}" for name, value in event.monitor.items())
-        self._bar.update(
-            self._task, completed=event.k, description=f"step {event.k}", figures=f"{event.calls.gradients} gradients  {figures}"
-        )
+        speed = self._speed(event)
+        parts = [f"{event.calls.gradients} gradients"] + ([] if speed is None else [f"{speed[1]:,.0f} {speed[0]}"])
+        parts += [f"{name} {value:.3g}" for name, value in event.monitor.items() if not name.startswith(WEIGHT)]
+        weights = {name[len(WEIGHT) :]: value for name, value in event.monitor.items() if name.startswith(WEIGHT)}
+        parts += [f"{name} {weights[name]:.2f}" for name in sorted(weights, key=lambda name: -weights[name])[:SHOWN]]
+        self._bar.update(self._task, completed=event.k, description=f"step {event.k}", figures="  ".join(parts))
         if event.status.done:
             self.close()
 
@@ -160,6 +268,18 @@ def write_text(path: Path, text: str) -> None:
         os.replace(spare, path)
     except OSError as cause:
         raise OutputError(f"{path}: cannot be written: {cause}") from cause
+
+
+def _writable(owner: str, path: Path | str) -> Path:
+    """The path, its folder made. Raises OutputError where it cannot be written."""
+    folder = Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise OutputError(f"{owner}: the folder {folder} cannot be made: {cause}") from cause
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{owner}: the folder {folder} cannot be written")
+    return Path(path)
 
 
 def _steps(owner: str, name: str, value: Any) -> int:

@@ -173,6 +173,7 @@ def gradients(
                 summed += [grad for grad in grads if grad is not None]
     finally:
         for vec in lives:
+            vec.move(None)
             for p in vec.parameters:
                 p.grad = None
     if ranks is not None:

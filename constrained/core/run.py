@@ -61,6 +61,11 @@ class Event:
         self._run.save(Path(path))
 
     @property
+    def first(self) -> bool:
+        """This process is the first, or alone: the one to print and write."""
+        return self._run.ranks is None or self._run.ranks.rank == 0
+
+    @property
     def max_steps(self) -> int | None:
         return self._run.max_steps
 

@@ -105,11 +105,11 @@ def test_dropout_masks_are_those_of_functional_runs():
 def test_the_module_holds_the_answer_and_no_gradients():
     net = Net()
     before = copy.deepcopy(net.state_dict())
-    result = solve(problem(True, net), ScaleBiO(), max_steps=4)
+    result = solve(problem(True, net), ScaleBiO(blocks=LISA(layers=1)), max_steps=4)
     assert result.module() is net
     assert all(torch.equal(net.state_dict()[name], value) for name, value in result.y.items())
     assert any(not torch.equal(net.state_dict()[name], before[name]) for name in before)
-    assert all(p.grad is None for p in net.parameters())
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
     assert isinstance(result.state.u, LiveVec)
     assert result.state.w.module is not net
     assert set(result.residuals()) == {"lower_estimate"}
