@@ -93,7 +93,7 @@ def summary(seeds: Sequence[Sequence[Row]]) -> list[Summary]:
     if not names or any(other != names[0] for other in names):
         raise OptionError(f"summary(seeds): expected the same methods for every seed, at least one seed, got {names}")
     return [
-        Summary(rows[0].name, **{column: _spread([getattr(row, column) for row in rows]) for column in COLUMNS})
+        Summary(rows[0].name, **{column: spread([getattr(row, column) for row in rows]) for column in COLUMNS})
         for rows in zip(*seeds)
     ]
 
@@ -144,7 +144,8 @@ def _std(values: np.ndarray) -> float | None:
     return float(values.std(ddof=1)) if len(values) > 1 else None
 
 
-def _spread(values: Sequence[float | None]) -> Spread | None:
+def spread(values: Sequence[float | None]) -> Spread | None:
+    """Of those that are figures; None where there is none."""
     known = np.array([value for value in values if value is not None], dtype=float)
     return Spread(float(known.mean()), _std(known), len(known), len(values)) if len(known) else None
 

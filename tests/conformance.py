@@ -361,8 +361,7 @@ def an_ignored_argument_has_gradient_zero(case: Case) -> None:
 
             def blind(*args: Any) -> Any:
                 trees = list(args)
-                at = ignored.get("lower" if name == "weights" else name)  # noqa: B023  # a mixture has x in its weights
-                if at is not None:
+                if (at := ignored.get("lower" if name == "weights" else name)) is not None:  # noqa: B023  # a mixture's x
                     trees[at] = held["xy"[at]].tree()
                 return of_trees(*trees)
 

@@ -16,8 +16,16 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 LIBRARY = [name for name in MODULES if not name.startswith("problems")]
 
 FLOORS = ("constrained.core", "constrained", "constrained.solvers", "bilevel", "bilevel.solvers", "problems")  # lowest first
-DOORS = {"constrained": 2, "constrained.recommend": 2, "bilevel": 4, "bilevel.recommend": 4}  # these know their own solvers
+# These know their own solvers.
+DOORS = {
+    "constrained": 2,
+    "constrained.recommend": 2,
+    "bilevel": 4,
+    "bilevel.recommend": 4,
+    "bilevel.memory": 4,
+}  # these know their own solvers
 LAZY = {"rich", "cvxpy", "scipy", "matplotlib", "sklearn", "joblib", "tensorboard", "transformers", "optuna", "safetensors"}
+LAZY |= {"peft", "datasets", "tokenizers"}
 
 
 def floor(module: str) -> int:

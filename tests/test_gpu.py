@@ -1,5 +1,9 @@
 """The same answers on a CUDA device: run with `pytest -m gpu` where there is one."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,8 @@ import bilevel
 import constrained
 from problems import cutest, hyper_cleaning, logistic, logistic_penalties, poisson_control, quadratic
 
+ROOT = Path(__file__).parents[1]
+BLOCKS = (bilevel.AllBlocks(), bilevel.LISA(layers=1))
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 
@@ -64,6 +70,48 @@ def test_mini_batches_are_the_same_rows_on_every_device():
         for d in ("cpu", "cuda")
     ]
     assert torch.allclose(results[0].y["weight"], results[1].y["weight"].cpu(), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("size", "kind"), [("1.3B", "all"), ("7B", "lisa")])
+def test_large_decoders_fit_and_step_as_reported(size, kind, tmp_path: Path):
+    """One GPU of 140 GB: a step of ScaleBiO fits, and its peak is the report's within 10 %. Ratios are printed."""
+    command = [
+        sys.executable,
+        "benchmarks/gpu.py",
+        "--sizes",
+        size,
+        "--kinds",
+        "plain",
+        kind,
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    print(done.stdout)
+    row = json.loads((tmp_path / "out.json").read_text())["training"][1]
+    assert row["kind"] == kind
+    assert row.get("fits", True)
+    assert abs(row["peak"] / row["report"] - 1) <= 0.1
+
+
+def test_lisa_needs_less_memory_than_all_blocks():
+    from problems import ZOO
+
+    make = ZOO["reweighting-lm"]
+    reports = [bilevel.memory(make(device="cuda").problem, bilevel.ScaleBiO(blocks=blocks)) for blocks in BLOCKS]
+    assert reports[1].total < reports[0].total
+
+
+def test_bf16_learns_the_weights_of_float32():
+    from problems import ZOO
+
+    make = ZOO["reweighting-lm"]
+    weights = []
+    for precision in (None, torch.bfloat16):
+        instance = make(device="cuda", precision=precision)
+        weights.append(bilevel.solve(instance.problem, bilevel.ScaleBiO(), max_steps=300).state.weights.cpu())
+    assert float((weights[0] - weights[1]).abs().max()) <= 0.05
 
 
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path):

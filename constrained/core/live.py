@@ -114,6 +114,9 @@ class LiveVec(Vec):
         for i, p in enumerate(self.parameters):
             p.requires_grad_(moving is None or moving[i])
 
+    def __reduce__(self) -> Any:
+        return Vec, (self.leaves, self.spec)  # a pickled state holds the values, not the module
+
     def norm(self) -> Tensor:
         return norm(self.leaves)
 
