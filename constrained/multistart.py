@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .core.errors import OptionError, extra
+from .core.errors import OptionError, Unsuitable, extra
 from .core.options import number
 from .core.result import Result
 from .core.run import solve
-from .core.solver import Point, Problem, Solver
+from .core.solver import Feature, Point, Problem, Solver
 from .core.vec import Vec
 
 FAR = 1e30  # beyond any bound
@@ -34,7 +34,8 @@ def multistart(
     projection on X of x + spread N(0, 1); y starts where the problem says. Start i uses the seed seed + i. jobs: processes
     (joblib; each on one thread of torch), -1: one a core. options: of `solve`.
 
-    Raises OptionError for n < 1, spread <= 0 or jobs = 0, MissingExtra without joblib where jobs is not 1.
+    Raises OptionError for n < 1, spread <= 0 or jobs = 0, Unsuitable for a live variable, MissingExtra without joblib
+    where jobs is not 1.
 
     >>> from constrained import ConstrainedProblem, AugmentedLagrangian, Box
     >>> two = torch.full((1,), 2.0, dtype=torch.float64)
@@ -48,6 +49,8 @@ def multistart(
         raise OptionError(f"spread: must be a number > 0, got {spread!r}")
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0:
         raise OptionError(f"jobs: must be an integer, the number of processes or -1 for one a core, got {jobs!r}")
+    if Feature.LIVE in problem.features:
+        raise Unsuitable("multistart: does not handle a live module: every run would move the same one")
     starts = [None, *(_start(problem, spread, seed + i) for i in range(1, n))]
     todo = [(problem, solver, start, seed + i, options) for i, start in enumerate(starts)]
     if jobs == 1:

@@ -82,8 +82,8 @@ class ScaleBiO(Solver[BilevelOracle, ScaleBiOState]):
     Not tuning-free: learning rates are choices. u and w are models that still learn: where one leaves a plateau before the other,
     by chance and a large learning rate, d says more about that than about the sources, and weight may run to the wrong one and
     stay. A smaller rate of `inner`, alpha = 1 or a trained start help; run two seeds. Dropout, losses in half precision and
-    sources that come and go in batches make d noise: use `SourceBatches`. How weight splits between sources that are equally good is
-    arbitrary. w has seen the trusted data: judge by u, or by a model trained anew with `Mixture.sampling_plan`.
+    sources that come and go in batches make d noise: use `SourceBatches`. How weight splits between sources that are equally
+    good is arbitrary. w has seen the trusted data: judge by u, or by a model trained anew with `Mixture.sampling_plan`.
 
     >>> ScaleBiO(outer=AdamW(lr=0.01)).alpha
     10.0

@@ -1,6 +1,7 @@
 """Live variables: the same iterates as functional ones, nothing else of the module touched, and what is refused."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from bilevel import (
     TorchOptimizer,
     hypergradient,
     iterate,
+    multistart,
     per_source,
     recommend,
     retrain,
@@ -239,3 +241,16 @@ def test_in_place_steps_equal_steps_on_copies():
             assert all(torch.equal(a, b) for a, b in zip(kept.leaves, moved.leaves))
             assert one.keys() == other.keys()
         assert torch.equal(tensors[0], Vec.of(tensors).leaves[0])
+
+
+def test_a_result_can_be_pickled_without_its_module():
+    result = solve(problem(True), ScaleBiO(), max_steps=2)
+    kept = pickle.loads(pickle.dumps(result))
+    assert torch.equal(kept.x, result.x)
+    assert type(kept.state.u) is Vec
+    assert all(torch.equal(a, b) for a, b in zip(kept.state.w.leaves, result.state.w.leaves))
+
+
+def test_several_starts_of_one_module_are_refused():
+    with pytest.raises(Unsuitable, match="multistart: does not handle a live module"):
+        multistart(problem(True), ScaleBiO(), 3, max_steps=1)
