@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -63,11 +64,13 @@ class Mixture:
         number("temperature", temperature, 0)
         p = self.weights(x).detach().double().cpu()
         m = len(p)
-        if temperature == 0:
-            raise OptionError("temperature: must be a number > 0, got 0")
+        if not 0 < temperature < math.inf:
+            raise OptionError(f"temperature: must be a number > 0, got {temperature!r}")
+        if not bool(p.isfinite().all()):
+            raise OptionError(f"x: expected finite weights, got {p.tolist()}")
         if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor <= 1 / m:
             raise OptionError(f"floor: must be a number in [0, 1/{m}], got {floor!r}")
-        p = torch.softmax(p.log() / temperature, 0)
+        p = torch.softmax(p.clamp(min=torch.finfo(p.dtype).tiny).log() / temperature, 0)
         p = floor + (1 - m * floor) * p
         counts = (n * p).floor()
         left = n - int(counts.sum())
@@ -86,8 +89,8 @@ def per_source(values: Tensor, source: Tensor, m: int, shares: Tensor | None = N
     >>> per_source(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1]), 2)
     tensor([2., 5.])
     """
-    total = torch.zeros(m, dtype=values.dtype, device=values.device).index_add(0, source, values)
+    mine = source == torch.arange(m, device=source.device)[:, None]  # sums are deterministic on every device, scatters are not
+    total = torch.where(mine, values, 0.0).sum(1)
     if shares is not None:
         return total / (shares.to(values) * len(values))
-    rows = torch.bincount(source, minlength=m)
-    return total / rows.clamp(min=1).to(values.dtype)
+    return total / mine.sum(1).clamp(min=1).to(values.dtype)

@@ -11,9 +11,9 @@
     lower_gap    g(x, y) minus the lowest value found from several starts (certify only; `lower_gap.py`)
 
 Absolute 2-norms, unscaled. Where second derivatives are missing, y has more than 1e5 entries or lives in a set without a known
-tangent, grad Phi is estimated by the penalty method and the key is `upper_estimate`. Problems with mini-batches are
-judged on their whole data set; on the first batch of a stream, which has none, and of a problem with a live y, of which there
-is `lower` alone: the keys then end in `_estimate`.
+tangent, grad Phi is estimated by the penalty method and the key is `upper_estimate`, infinite where a large lower level is too
+far from solved. Problems with mini-batches are judged on their whole data set; on the first batch of a stream, which has none,
+and of a problem with a live y, of which there is `lower` alone: the keys then end in `_estimate`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from . import constrained_residuals
 from .adjoint import adjoint
 from .lower import UNKNOWNS, solve_lower
 from .oracle import BilevelOracle
+
+STEPS = 100  # on a lower level of more than UNKNOWNS unknowns, after which its solution is given up
 
 
 def residuals(oracle: BilevelOracle, x: Vec, y: Vec, multipliers: Multipliers | None = None) -> dict[str, float]:
@@ -56,7 +58,8 @@ def residuals(oracle: BilevelOracle, x: Vec, y: Vec, multipliers: Multipliers | 
             found["linear"] = v.residual
     else:
         found["lower"] = residual(oracle.Y, y, oracle.g.grad_y(x, y))
-        found["upper_estimate"] = residual(oracle.X, x, penalised_estimate(oracle, x, y))
+        gradient = penalised_estimate(oracle, x, y)
+        found["upper_estimate"] = math.inf if gradient is None else residual(oracle.X, x, gradient)
     worst = violation(oracle, x, y)
     if worst is not None:
         found["constraints"] = worst
@@ -83,11 +86,18 @@ def violation(oracle: BilevelOracle, x: Vec, y: Vec) -> float | None:
     return max(parts) if parts else None
 
 
-def penalised_estimate(oracle: BilevelOracle, x: Vec, y: Vec) -> Vec:
-    """grad psi extrapolated to sigma = 0 from three small penalties (2309.01753, and Richardson twice): no second derivatives."""
+def penalised_estimate(oracle: BilevelOracle, x: Vec, y: Vec) -> Vec | None:
+    """grad psi extrapolated to sigma = 0 from three small penalties (2309.01753, and Richardson twice): no second derivatives.
+
+    None where a large y is so far from a lower solution that `STEPS` steps do not find one.
+    """
+    steps = STEPS if y.size > UNKNOWNS else 10_000
     sigma = torch.finfo(y.dtype).eps ** 0.2
     tol = max(1e-8 * sigma, 30 * torch.finfo(y.dtype).eps)
-    z = solve_lower(oracle, x, y, tol).x
+    lower = solve_lower(oracle, x, y, tol, max_steps=steps)
+    if y.size > UNKNOWNS and lower.residual > tol:
+        return None
+    z = lower.x
     _, (g_x,) = oracle.g.gradient((x, z), wrt=(0,))
 
     def at(s: float) -> Vec:
@@ -95,7 +105,7 @@ def penalised_estimate(oracle: BilevelOracle, x: Vec, y: Vec) -> Vec:
             (f, g), (grad,) = oracle.penalised(s, x, w)
             return s * float(f) + float(g), grad
 
-        w = minimise(LBFGS(), penalised, z, tol=tol, X=oracle.Y).x
+        w = minimise(LBFGS(), penalised, z, tol=tol, X=oracle.Y, max_steps=steps).x
         _, (h_x,) = oracle.penalised(s, x, w, wrt=(0,))
         return (h_x - g_x) / s
 

@@ -15,6 +15,7 @@ from constrained.core.version import VERSION
 
 from . import ZOO
 from .command import DTYPES, SOLVERS, choose, make, pairs
+from .distributed import joined
 from .papers import PAPERS
 from .runner import WIDTH, run
 
@@ -45,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     go.add_argument("--device", default=None, help="cpu, cuda, cuda:1, ...")
     go.add_argument("--dtype", choices=sorted(DTYPES), default=None)
     go.add_argument("--threads", type=int, default=1, help="torch threads (default 1, the fastest for small models)")
+    go.add_argument("--distributed", action="store_true", help="as one of the processes of torchrun; prints in the first")
     go.add_argument("--out", type=Path, metavar="DIR", help="write result.json, history.csv, pictures and a checkpoint there")
     go.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     return top
@@ -61,7 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "reproduce":
             return _reproduce(args)
         torch.set_num_threads(max(1, args.threads))
-        return run(args)
+        if not args.distributed:
+            return run(args)
+        with joined() as device:
+            args.device = device if args.device is None else args.device
+            return run(args)
     except BilevelError as error:
         print(f"bilevel: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from bilevel.blocks import LISA, AllBlocks, Cyclic
 from bilevel.neumann import Neumann, StochasticNeumann
 from bilevel.solvers.bo_rep import BORep
 from bilevel.solvers.f2sa import F2SA
@@ -23,6 +24,7 @@ from bilevel.solvers.pbgd import GPBGD, VPBGD
 from bilevel.solvers.pbgd_fixed import GPBGDFixedStep, VPBGDFixedStep
 from bilevel.solvers.penalty import Penalty
 from bilevel.solvers.penalty_sgd import PenaltySGD
+from bilevel.solvers.scalebio import ScaleBiO
 from bilevel.solvers.soba import SOBA
 from bilevel.solvers.stocbio import StocBiO
 from bilevel.unrolled import Unrolled
@@ -30,7 +32,7 @@ from constrained.accuracy import Estimated, Paper
 from constrained.autolinear import AutoLinear
 from constrained.core.errors import OptionError
 from constrained.core.moments import SGD, AdamW, ScalarAdam
-from constrained.core.options import Power
+from constrained.core.options import Cosine, Power
 from constrained.core.run import default_solver
 from constrained.core.solver import Feature, Solver
 from constrained.descent import LBFGS, SPG, ProjectedLBFGS
@@ -46,6 +48,7 @@ from constrained.solvers.reference import SLSQP, TrustConstr
 from constrained.solvers.sketched_newton import SketchedNewton
 
 from .instance import Instance, Recommended
+from .text_sources import SNLI, Chains, Glosses, Reviews, Sentiment140
 
 SOLVERS: dict[str, type[Solver]] = {
     "augmented-lagrangian": AugmentedLagrangian,
@@ -62,6 +65,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "maid": MAID,
     "penalty": Penalty,
     "penalty-sgd": PenaltySGD,
+    "scalebio": ScaleBiO,
     "sketched-newton": SketchedNewton,
     "slsqp": SLSQP,
     "soba": SOBA,
@@ -72,14 +76,20 @@ SOLVERS: dict[str, type[Solver]] = {
 }
 OBJECTS: dict[str, Callable[..., Any]] = {
     "adamw": AdamW,
+    "all-blocks": AllBlocks,
     "auto-linear": AutoLinear,
     "cg": CG,
+    "chains": Chains,
+    "cosine": Cosine,
+    "cyclic": Cyclic,
     "direct": Direct,
     "estimated": Estimated,
     "face-lbfgs": FaceLBFGS,
     "gaussian": Gaussian,
+    "glosses": Glosses,
     "kaczmarz": Kaczmarz,
     "lbfgs": LBFGS,
+    "lisa": LISA,
     "minres": Minres,
     "neumann": Neumann,
     "newton-cg": NewtonCG,
@@ -87,9 +97,12 @@ OBJECTS: dict[str, Callable[..., Any]] = {
     "power": Power,
     "projected-cg": ProjectedCG,
     "projected-lbfgs": ProjectedLBFGS,
+    "reviews": Reviews,
     "scalar-adam": ScalarAdam,
+    "sentiment140": Sentiment140,
     "sgd": SGD,
     "sketch": Sketch,
+    "snli": SNLI,
     "spg": SPG,
     "stochastic-neumann": StochasticNeumann,
     "unrolled": Unrolled,

@@ -15,6 +15,7 @@ import torch
 
 from constrained.core.callbacks import Checkpoint, History, Progress, write_text
 from constrained.core.errors import CheckpointError, OptionError, OutputError, extra
+from constrained.core.live import sharded
 from constrained.core.result import Result
 from constrained.core.run import solve
 from constrained.core.solver import Feature
@@ -24,6 +25,7 @@ from constrained.core.version import VERSION
 from . import ZOO
 from .command import DTYPES, choose, deterministic, make, pairs
 from .constrained_instance import ConstrainedInstance
+from .distributed import first, spread
 from .instance import Instance
 
 CHECKPOINT = "checkpoint.pt"
@@ -52,13 +54,13 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f"--seeds: expected an integer >= 1, got {args.seeds}")
     if args.resume and args.out is None:
         raise OptionError("--resume: needs --out DIR, the folder with the checkpoint")
-    console, runs = Console(), []
+    console, runs = Console(quiet=not first()), []
     if not console.is_terminal:
-        console = Console(width=WIDTH)
+        console = Console(width=WIDTH, quiet=not first())
     for seed in range(args.seed, args.seed + args.seeds):
         one = _solve(args, seed, _folder(args, seed))
         runs.append(one)
-        if args.out is not None:
+        if args.out is not None and first():
             _write(one, _folder(args, seed))
     console.print(_table(args, runs))
     for note in dict.fromkeys(note for one in runs for note in one.result.notes):
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             console.print(table)
         for claim in study.claims:
             console.print(claim, highlight=False)
-        if args.out is not None and len(runs) > 1:
+        if args.out is not None and len(runs) > 1 and first():
             write_text(args.out / "summary.json", _json(study.summary([one.rows for one in runs])))
     if args.out is not None:
         console.print(f"files in {args.out}", highlight=False)
@@ -87,6 +89,8 @@ def _solve(args: argparse.Namespace, seed: int, folder: Path | None) -> Run:
         arguments["dtype"] = DTYPES[args.dtype]
     if args.device is not None:
         arguments["device"] = _device(args.device)
+    if args.distributed:
+        spread(ZOO[args.name], args.name, arguments)
     instance = make(ZOO[args.name], args.name, arguments)
     chosen = choose(instance, args.solver, pairs(args.options, "--set"))
     instance = deterministic(instance, chosen.solver)
@@ -112,6 +116,7 @@ def _solve(args: argparse.Namespace, seed: int, folder: Path | None) -> Run:
         callbacks=callbacks,
     )
     rows = instance.study.rows(result) if instance.study is not None else []
+    _ = result.fun  # of several processes all must evaluate
     return Run(seed, instance, result, result.residuals(), history, rows)
 
 
@@ -208,7 +213,7 @@ def _record(one: Run) -> dict[str, Any]:
     }
     for name, tree in (("x", r.x), ("y", r.y)):
         vec = Vec.of(tree)
-        if vec.size <= LISTED:
+        if vec.size <= LISTED and not sharded(vec.leaves):
             record[name] = {path or name: leaf.tolist() for path, leaf in zip(vec.paths(), vec.leaves)}
     return record
 

@@ -19,14 +19,18 @@ SHARED = {f"{kind}-{'lisa' if lisa else 'all'}": {"kind": kind, "lisa": lisa} fo
 def launched(runs: dict[str, dict], folder: Path, processes: int = 1, code: int = 0) -> list[dict[str, Any]]:
     """What each process found."""
     folder.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port())]
     command = [sys.executable, *(torchrun if processes > 1 else []), str(WORKER), json.dumps(runs), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, env=environment())
     assert (done.returncode != 0) == bool(code), done.stderr[-3000:]
     return [] if code else [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
+
+
+def port() -> int:
+    """A free one."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return free.getsockname()[1]
 
 
 def environment() -> dict[str, str]:
@@ -99,3 +103,25 @@ def test_a_killed_run_of_whole_copies_resumes_bit_for_bit(tmp_path):
     for found in launched(runs, tmp_path / "resumed", processes=2):
         for entry in ("x", "u", "weights", "norm", "kept", "rows"):
             assert found["resumed"][entry] == found["whole"][entry], entry
+
+
+def test_the_command_line_under_torchrun(tmp_path):
+    """The zoo's decoder, sharded over two processes: one table, one set of files, and the run resumes."""
+    words = ["-m", "problems", "run", "reweighting-lm", "--distributed", "--with", "width=16", "--out", str(tmp_path / "out")]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port())]
+    for more in (["--max-steps", "2"], ["--max-steps", "3", "--resume"]):
+        done = subprocess.run(
+            [*torchrun, *words, *more], capture_output=True, text=True, cwd=ROOT, timeout=300, env=environment()
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("reweighting-lm by ScaleBiO") == 1
+    record = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert (record["status"], record["steps"]) == ("MAX_STEPS", 3)
+    assert (tmp_path / "out" / "checkpoint.pt").is_symlink()
+
+
+def test_distributed_runs_are_refused_where_they_cannot_be():
+    command = [sys.executable, "-m", "problems", "run", "reweighting-lm", "--distributed"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 1
+    assert "--distributed: expected a process of torchrun, got one without RANK" in done.stderr

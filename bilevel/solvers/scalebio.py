@@ -1,4 +1,4 @@
-"""ScaleBiO: first-order bilevel reweighting of data sources, of Pan, Zhang, Zhao, Diao and Zhang et al. (2024), with LISA.
+"""ScaleBiO: first-order bilevel reweighting of data sources, of Pan, Zhang, Zhang, Pan, Xu et al. (2024), with LISA.
 
 Problem
     min over x of f(x, w(x)), w(x) = argmin g(x, .), g(x, w) = sum_i p_i(x) l_i(w): a `Mixture` of the losses of m sources, p the
@@ -8,6 +8,7 @@ Reformulation
     min over x, w, max over u of f(x, w) + alpha (g(x, w) - g(x, u)): u goes to w(x), w is pulled from it towards f by 1 / alpha.
 
 Algorithm (step k, with the blocks that the schedule lets move)
+    (0) at k = sync, 2 sync, 4 sync, ...: w <- u, with the optimizer's state of u
     (1) u <- optimizer's step along g_u(x, u; zeta),  l(u) kept
     (2) w <- optimizer's step along g_w(x, w; zeta) + f_w(x, w; xi) / alpha,  l(w) kept
     (3) d <- l(w) - l(u), both of before the steps
@@ -20,7 +21,8 @@ Notation
 References
     arXiv 2406.19976; LISA: arXiv 2403.17919. The published code descends on alpha g for u and on f + alpha g for w: divided by
     alpha here, which is the same under Adam and the right scale under SGD; x without weight decay, which there pulls to
-    uniform weights by accident; u and w share zeta, dropout masks and blocks, so that their noise cancels in d.
+    uniform weights by accident; u and w share zeta, dropout masks and blocks, so that their noise cancels in d. (0) is this
+    library's: two models that are far from converged and learn apart for long differ by more than f, and d says so.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ import torch
 from torch import Tensor
 
 from constrained.core.live import norm
-from constrained.core.moments import AdamW, Optimizer, OptState, step_
+from constrained.core.moments import AdamW, Optimizer, OptState, step_, take_
 from constrained.core.options import Positive, Schedule, Steps, at
 from constrained.core.solver import Feature, Point, Solver, Status
 from constrained.core.vec import Vec, state
@@ -74,14 +76,15 @@ class ScaleBiO(Solver[BilevelOracle, ScaleBiOState]):
     own; its learning rate is that of plain training. outer: of x; the sum of its learning rates must be some 4 for a source to
     lose its weight. blocks: which parts of u and w move, e.g. `LISA(layers=2)`; what rests is not differentiated and has no
     optimizer state. accumulate: batches of one step, whose gradients are averaged. clip: the largest norm of a step's gradient
-    of u and of w; None does not clip. The answer is the last x with u. A run ends at `max_steps`, which must be given.
+    of u and of w; None does not clip. sync: w starts from u anew after so many steps, and again after twice as many, and so on;
+    None: never, as published. The answer is the last x with u. A run ends at `max_steps`, which must be given.
 
     With the default accumulate=1 it takes three mini-batch gradients a step, first order only: twice that of plain training on
     the same batch, and one on trusted data.
 
     Not tuning-free: learning rates are choices. u and w are models that still learn: where one leaves a plateau before the other,
     by chance and a large learning rate, d says more about that than about the sources, and weight may run to the wrong one and
-    stay. A smaller rate of `inner`, alpha = 1 or a trained start help; run two seeds. Dropout, losses in half precision and
+    stay. `sync` is there for that; a smaller rate of `inner` or a trained start help too. Dropout, losses in half precision and
     sources that come and go in batches make d noise: use `SourceBatches`. How weight splits between sources that are equally
     good is arbitrary. w has seen the trusted data: judge by u, or by a model trained anew with `Mixture.sampling_plan`.
 
@@ -102,6 +105,7 @@ class ScaleBiO(Solver[BilevelOracle, ScaleBiOState]):
     blocks: BlockSchedule = AllBlocks()
     accumulate: Steps = 1
     clip: Positive | None = None
+    sync: Steps | None = 20
 
     def init(self, oracle: BilevelOracle, start: Point) -> ScaleBiOState:
         sources = _sources(oracle)
@@ -117,6 +121,9 @@ class ScaleBiO(Solver[BilevelOracle, ScaleBiOState]):
         f, g, X, Y, A = oracle.f, _sources(oracle), oracle.X, oracle.Y, self.accumulate
         k, x, u, w, p = state.k, state.x, state.u, state.w, state.weights
         alpha, lr = at(self.alpha, k), at(self.inner.lr, k)
+        inner_w = state.inner_w
+        if self.sync is not None and k in (self.sync * 2**i for i in range(k.bit_length())):
+            w, inner_w = w.take(u), take_(inner_w, state.inner_u)  # (0)
         draws = [(f.draw(n), g.draw(n)) for n in range(k * A, (k + 1) * A)]
         moving = self.blocks.active(u.paths(), g.seed, k)
 
@@ -127,7 +134,7 @@ class ScaleBiO(Solver[BilevelOracle, ScaleBiOState]):
 
         xis, zetas = zip(*draws)
         at_w = oracle.mixed(x, w, p, zetas, xis, weight=1 / alpha, moving=moving)
-        inner_w = step_(self.inner, w, self._clipped(at_w.y), state.inner_w, lr)  # (2)
+        inner_w = step_(self.inner, w, self._clipped(at_w.y), inner_w, lr)  # (2)
         w = Y.project(w)
 
         d_x = at_w.x + g.pull(x, at_w.losses - at_u.losses) * alpha  # (3)

@@ -73,8 +73,7 @@ class Objective:
         batch = self.sampler.draw(self.seed, self.stream, n)
         batch = batch if self.ranks is None else self.ranks.share(self.sampler, batch)
         key = (self.seed, self.stream, n) if self.random else None
-        counts = (rows(batch), tokens(batch)) if self.takes_batch else (0, 0)
-        return Draw(batch, key, *counts)
+        return Draw(batch, key, *((rows(batch), tokens(batch)) if self.takes_batch else (0, 0)))
 
     def call(self, args: Sequence[Tree], draw: Draw) -> Any:
         """What the user's function returns on trees."""
@@ -89,10 +88,9 @@ class Objective:
     def evaluate(self, args: Sequence[Tree], draw: Draw) -> Tensor:
         """The user's value on trees, checked to be a 0-dim tensor."""
         out = self.call(args, draw)
-        if not isinstance(out, Tensor) or out.numel() != 1 or not out.is_floating_point():
-            got = (
-                f"shape {tuple(out.shape)}, dtype {out.dtype}" if isinstance(out, Tensor) else f"{type(out).__name__} {out!r:.60}"
-            )
+        tensor = isinstance(out, Tensor)
+        if not tensor or out.numel() != 1 or not out.is_floating_point():
+            got = f"shape {tuple(out.shape)}, dtype {out.dtype}" if tensor else f"{type(out).__name__} {out!r:.60}"
             raise ProblemError(f"{self.name}: expected a scalar floating-point tensor, got {got}")
         return out.reshape(())
 
@@ -305,8 +303,13 @@ class Linearization:
         if not pairs:
             lead = v[0].shape[: v[0].ndim - self.args[col].leaves[0].ndim]
             return [leaf.new_zeros(lead + leaf.shape) for leaf in inputs]
-        with torch.backends.cudnn.flags(enabled=False):
-            return back([g for g, _ in pairs], [w for _, w in pairs], inputs)
+        try:
+            with torch.backends.cudnn.flags(enabled=False):
+                return back([g for g, _ in pairs], [w for _, w in pairs], inputs)
+        except RuntimeError as cause:
+            if "derivative for" not in str(cause):
+                raise
+            raise Unsuitable(f"{self.objective.name}: {cause}: attention has them under sdpa_kernel(SDPBackend.MATH)") from cause
 
     def _tick(self, row: int, col: int, n: int) -> None:
         count = self.objective.calls.of(self.objective.name)

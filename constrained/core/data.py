@@ -82,6 +82,7 @@ class FullBatch:
         if not data:
             raise ProblemError("FullBatch: expected at least one tensor, got none")
         self.data = data[0] if len(data) == 1 else tuple(data)
+        self.names: tuple[str, ...] = ()  # of the sources that it is joined from
 
     def draw(self, seed: int, stream: int, n: int) -> Batch:
         return self.data

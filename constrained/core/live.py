@@ -103,12 +103,6 @@ class LiveVec(Vec):
         twin.take(self)
         return twin
 
-    def take(self, other: Vec) -> None:
-        """Copy the entries of another vector into the module."""
-        with torch.no_grad():
-            for leaf, value in zip(self.leaves, other.leaves):
-                leaf.copy_(value)
-
     def move(self, moving: Sequence[bool] | None) -> None:
         """Freeze the leaves that do not move: nothing is differentiated or stored for them."""
         for i, p in enumerate(self.parameters):

@@ -55,6 +55,15 @@ def step_(optimizer: Optimizer, params: Vec, grads: Sequence[Tensor | None], sta
     return state
 
 
+def take_(state: OptState, other: OptState) -> OptState:
+    """A state equal to `other`, in the memory of `state` where that has the same entries."""
+    new = {}
+    for path, entries in other.items():
+        old = state.get(path, {})
+        new[path] = {name: old[name].copy_(t) if name in old else t.clone() for name, t in entries.items()}
+    return new
+
+
 def on_copies(
     optimizer: InPlace, params: Vec, grads: Sequence[Tensor | None], state: OptState, lr: float
 ) -> tuple[Vec, OptState]:

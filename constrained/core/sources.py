@@ -38,6 +38,8 @@ class SourceBatches:
             raise ProblemError(f"SourceBatches: sources: expected a dict of names and data, got {sources!r:.80}")
         if isinstance(size, Mapping) and set(size) != set(sources):
             raise ProblemError(f"SourceBatches: size: expected one for each of {sorted(sources)}, got {sorted(size)}")
+        if "drop_last" in options:
+            raise ProblemError("SourceBatches: drop_last: a short last batch is always left out, got drop_last")
         self.names = tuple(sorted(sources))
         self.parts: list[MiniBatches] = []
         for name in self.names:
@@ -62,7 +64,9 @@ class SourceBatches:
         return self._joined([part.draw(seed, STREAMS * (1 + stream) + i, n) for i, part in enumerate(self.parts)])
 
     def full(self) -> FullBatch:
-        return FullBatch(*self._joined([part.full().data for part in self.parts]))
+        whole = FullBatch(*self._joined([part.full().data for part in self.parts]))
+        whole.names = self.names
+        return whole
 
     def share(self, batch: Batch, rank: int, world: int) -> Batch:
         """The rows of a batch that one of `world` processes takes: the same number of every source."""

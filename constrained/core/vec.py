@@ -120,6 +120,12 @@ class Vec:
         torch._foreach_lerp_(self.leaves, other.leaves, weight)
         return self
 
+    def take(self, other: Vec) -> Vec:
+        """self <- other."""
+        for leaf, value in zip(self.leaves, other.leaves):
+            leaf.copy_(value)
+        return self
+
     def __matmul__(self, other: Vec) -> Tensor:
         parts = [torch.dot(a.reshape(-1).double(), b.reshape(-1).double()) for a, b in zip(self.leaves, other.leaves)]
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum()

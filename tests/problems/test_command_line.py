@@ -165,7 +165,8 @@ def test_budgets_end_with_exit_code_0(call):
 @pytest.mark.parametrize("solver", [name for name, cls in SOLVERS.items() if cls.requires])  # of bilevel problems
 @pytest.mark.parametrize("steps", [0, 1])
 def test_the_shortest_runs_write_their_files_too(call, solver, steps):
-    said = call("run", "quadratic", *SMALL, "--solver", solver, "--max-steps", steps, "--out", "out")
+    problem = ("reweighting-logistic",) if solver == "scalebio" else ("quadratic", *SMALL)
+    said = call("run", *problem, "--solver", solver, "--max-steps", steps, "--out", "out")
     assert (said.code, said.err) == (0, "")
     assert said.cells("status") == ["MAX_STEPS"]
     assert read(Path("out"))["steps"] == steps

@@ -2,11 +2,14 @@
 
 import pytest
 
+from bilevel import LISA, Cyclic
 from constrained.core.errors import OptionError
 from constrained.core.moments import SGD, AdamW, ScalarAdam
-from constrained.core.options import Power
+from constrained.core.options import Cosine, Power
 from constrained.descent import LBFGS, SPG, ProjectedLBFGS
 from problems.command import OBJECTS, pairs, value
+
+NEEDY = ("cosine", "power", "reviews", "sentiment140", "snli")  # these need an argument
 
 
 @pytest.mark.parametrize(
@@ -17,6 +20,7 @@ from problems.command import OBJECTS, pairs, value
         *(("scalar-adam", ScalarAdam()), ("scalar-adam(lr=0.5)", ScalarAdam(lr=0.5)), (" adamw() ", AdamW())),
         *(("sgd(lr=1)", SGD(lr=1)), ("spg", SPG()), ("lbfgs(memory=3)", LBFGS(memory=3)), ("projected-lbfgs", ProjectedLBFGS())),
         *(("power(0.3, 0.5)", Power(0.3, 0.5)), ("power(scale=0.3, exponent=0.5)", Power(0.3, 0.5))),
+        *(("cosine(0.01, steps=100)", Cosine(0.01, steps=100)), ("lisa(layers=1)", LISA(layers=1)), ("cyclic", Cyclic())),
         ("scalar-adam(lr=power(0.1, 0.5), betas=(0.0, 0.99))", ScalarAdam(lr=Power(0.1, 0.5), betas=(0.0, 0.99))),
     ],
 )
@@ -25,7 +29,7 @@ def test_texts_are_literals_objects_or_themselves(text, wanted):
     assert type(value(text)) is type(wanted)
 
 
-@pytest.mark.parametrize("name", [name for name in OBJECTS if name != "power"])
+@pytest.mark.parametrize("name", [name for name in OBJECTS if name not in NEEDY])
 def test_objects_go_by_their_names_in_kebab_case(name):
     assert type(value(name)).__name__.lower() == name.replace("-", "")
 
