@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 VOCABULARY = 32_000
 SHAPES = {  # name: (width, layers, heads)
     "0.2M": (64, 3, 4),
-    "10M": (256, 3, 4),
+    "10M": (384, 3, 6),
     "125M": (768, 12, 12),
     "1.3B": (2048, 24, 16),
     "7B": (4096, 32, 32),

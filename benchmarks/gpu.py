@@ -170,6 +170,11 @@ def write(found: dict[str, Any], path: Path | None) -> None:
 def page(all_found: list[dict[str, Any]]) -> str:
     """docs/measurements.md from the JSON of one or more devices."""
     lines = ["# Measurements", "", "Made by `benchmarks/gpu.py` from its own JSON; ratios are of two sides in one run.", ""]
+    if all("cpu" in found["torch"] for found in all_found):
+        lines += [
+            "No GPU was at hand: figures of the CPU, one thread. The script measures 125M, 1.3B and 7B parameters on one.",
+            "",
+        ]
     for found in all_found:
         lines += [f"## {found['device']}, torch {found['torch']}", ""]
         lines += [

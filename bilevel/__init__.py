@@ -40,7 +40,7 @@ from .adjoint import AdjointMethod
 from .blocks import LISA, AllBlocks, Cyclic
 from .fixed_point import FixedPoint
 from .hypergradient import Hypergradient, hypergradient
-from .memory import MemoryReport, memory
+from .memory import MemoryReport, MemoryWatch, memory
 from .mixture import Mixture, per_source, softmax
 from .neumann import Neumann, StochasticNeumann
 from .plots import plot_weights
@@ -107,6 +107,7 @@ __all__ = [
     "LVHBASingleLoop",
     "Live",
     "MemoryReport",
+    "MemoryWatch",
     "MiniBatches",
     "Mixture",
     "Multipliers",

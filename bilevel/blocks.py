@@ -107,8 +107,8 @@ class Cyclic(Layers):
 def blocks_of(paths: Sequence[str], name: str | None = None) -> list[int | None]:
     """The number of the block that each leaf belongs to, None where it belongs to none.
 
-    The blocks are the numbered entries of one list in the names: the one called `name`, or else the list with most numbers (of
-    lists within it the outermost, of equals the first).
+    The blocks are the numbered entries of one list in the names: the one called `name`, or else of the lists that are in no
+    other the one with most numbers, of equals the first.
 
     >>> blocks_of(["wte.weight", "h.0.attn.weight", "h.1.mlp.0.weight", "h.2.mlp.0.weight"])
     [None, 0, 1, 2]
@@ -122,7 +122,7 @@ def blocks_of(paths: Sequence[str], name: str | None = None) -> list[int | None]
         if name is not None:
             raise OptionError(f"blocks: no numbered list called {name!r} in the names {list(paths)[:4]}...")
         return [None] * len(paths)
-    head = max(named, key=lambda head: (len(named[head]), -len(head)))
+    head = max(named, key=lambda head: (len(named[head]) > 1, -len(NUMBER.findall(head)), len(named[head]), -len(head)))
     found: list[int | None] = []
     for path in paths:
         match = NUMBER.match(path, len(head)) if path.startswith(head) else None

@@ -17,6 +17,7 @@ from constrained.core.errors import OptionError, Unsuitable
 from constrained.core.live import LiveVec
 from constrained.core.moments import AdamW, step_
 from constrained.core.run import Event
+from constrained.core.solver import Feature
 from constrained.core.vec import Vec, tensors
 
 from .oracle import BilevelOracle
@@ -51,8 +52,10 @@ def memory(problem: BilevelProblem, solver: ScaleBiO) -> MemoryReport:
     """The memory that `solver` will need at its peak on `problem`; costs one forward and backward on a batch of each level.
 
     With all parameters P, those that move at a time A: parameters 2 P (what is frozen for good once), gradients A of a live
-    variable, else 2 A; optimizer 2 x 2 A for AdamW, measured on a small tensor for any other. Where a block schedule moves on,
-    the state of the blocks before stays until the step's end, which is not in the report. Raises Unsuitable for other solvers.
+    variable, else 2 A; optimizer 2 x 2 A for AdamW, measured on a small tensor for any other. Of a variable that is not live both
+    count twice, `solve` keeping the last state to fall back on, and the user's own values once more. Where a block schedule moves
+    on, the state of the blocks before stays until the step's end, which is not in the report. Raises Unsuitable for other
+    solvers and for problems without a mixture.
 
     >>> import bilevel
     >>> losses = lambda y: torch.stack([(y**2).sum(), ((y - 1) ** 2).sum()])
@@ -60,12 +63,14 @@ def memory(problem: BilevelProblem, solver: ScaleBiO) -> MemoryReport:
     ...     upper=lambda x, y: (y**2).sum(), lower=bilevel.Mixture(losses), x=torch.zeros(2), y=torch.zeros(1000))
     >>> report = memory(problem, ScaleBiO())
     >>> report.parameters, report.gradients, report.optimizer
-    (8000, 8000, 16000)
+    (20000, 8000, 32000)
     """
     if not isinstance(solver, ScaleBiO):
         raise Unsuitable(f"memory: solver: expected a ScaleBiO, got {type(solver).__name__}")
     if not isinstance(problem, BilevelProblem):
         raise OptionError(f"memory: problem: expected a BilevelProblem, got {type(problem).__name__}")
+    if Feature.MIXTURE not in problem.features:
+        raise Unsuitable(f"memory: problem: expected {Feature.MIXTURE.words()}, which ScaleBiO needs, got {problem.lower!r:.40}")
     oracle = problem.oracle()
     y = oracle.variables["y"]
     sizes = [_bytes([leaf]) for leaf in y.leaves]
@@ -78,7 +83,11 @@ def memory(problem: BilevelProblem, solver: ScaleBiO) -> MemoryReport:
     gradients = active if live else 2 * active
     scratch = max(itertools.compress(sizes, moving), default=0)
     activations = max(scratch, _activations(oracle, moving, gradients))
-    return MemoryReport(2 * sum(sizes) + shared, gradients, 2 * round(active * _moments(solver)), activations)
+    parameters, optimizer = 2 * sum(sizes), 2 * round(active * _moments(solver))
+    if live:
+        return MemoryReport(parameters + shared, gradients, optimizer, activations)
+    # The user's own values, the state, and the last one that `solve` keeps to fall back on.
+    return MemoryReport(sum(sizes) + 2 * parameters, gradients, 2 * optimizer, activations)
 
 
 class MemoryWatch:

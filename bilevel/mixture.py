@@ -15,7 +15,10 @@ from constrained.core.options import number
 
 
 def softmax(x: Tensor) -> Tensor:
-    """exp(x_i) / sum_j exp(x_j): weights of m sources from m logits."""
+    """exp(x_i) / sum_j exp(x_j): weights of m sources from m logits, a 1-D tensor. Raises ProblemError for anything else."""
+    if not isinstance(x, Tensor) or x.ndim != 1:
+        got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ProblemError(f"softmax: x: expected logits as a 1-D tensor, got {got}: give Mixture(weights=...) for another x")
     return torch.softmax(x, dim=-1)
 
 
@@ -66,8 +69,8 @@ class Mixture:
         m = len(p)
         if not 0 < temperature < math.inf:
             raise OptionError(f"temperature: must be a number > 0, got {temperature!r}")
-        if not bool(p.isfinite().all()):
-            raise OptionError(f"x: expected finite weights, got {p.tolist()}")
+        if not bool((p.isfinite() & (p >= 0)).all()):
+            raise OptionError(f"weights: expected finite numbers >= 0 at x, got {p.tolist()}")
         if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor <= 1 / m:
             raise OptionError(f"floor: must be a number in [0, 1/{m}], got {floor!r}")
         p = torch.softmax(p.clamp(min=torch.finfo(p.dtype).tiny).log() / temperature, 0)
@@ -86,9 +89,16 @@ def per_source(values: Tensor, source: Tensor, m: int, shares: Tensor | None = N
     must be stratified (`SourceBatches`): divided by the counts of a batch, sources that come and go would have weights of
     their own.
 
+    Raises ProblemError for values and sources that are not 1-D and of one length, and on the CPU for sources outside 0..m-1.
+
     >>> per_source(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1]), 2)
     tensor([2., 5.])
     """
+    if values.ndim != 1 or source.shape != values.shape or source.is_floating_point():
+        got = f"{tuple(values.shape)} and {tuple(source.shape)}, {source.dtype}"
+        raise ProblemError(f"per_source: expected one value and one integer source a row, 1-D, got shapes {got}")
+    if source.device.type == "cpu" and len(source) and not 0 <= int(source.min()) <= int(source.max()) < m:
+        raise ProblemError(f"per_source: source: expected numbers in 0..{m - 1}, got {int(source.min())}..{int(source.max())}")
     mine = source == torch.arange(m, device=source.device)[:, None]  # sums are deterministic on every device, scatters are not
     total = torch.where(mine, values, 0.0).sum(1)
     if shares is not None:

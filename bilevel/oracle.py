@@ -148,6 +148,8 @@ class BilevelOracle(Oracle):
 
         def lower(zeta: Draw, trees: list[Any]) -> Tensor:
             each = sources.evaluate(trees[1:], zeta)
+            if each.shape != p.shape:
+                raise ProblemError(f"Mixture: losses: expected {len(p)} losses, one a weight, got {len(each)}")
             losses.append(each.detach().double() / A)
             return p.to(each.dtype) @ each / A
 
@@ -164,7 +166,7 @@ class BilevelOracle(Oracle):
         terms = [*(partial(lower, zeta) for zeta in zetas), *(partial(upper, xi) for xi in xis)]
         both = None if moving is None else [*(bool(xis) for _ in x.leaves), *moving]
         grads = accumulated(terms, (x, y), (0, 1), moving=both, ranks=f.ranks)
-        means = [torch.stack(losses).sum(0), torch.stack(values).sum() if values else torch.zeros((), dtype=torch.float64)]
+        means = [torch.stack(losses).sum(0), torch.stack(values).sum() if values else losses[0].new_zeros(())]
         if f.ranks is not None:
             f.ranks.mean_(means)
         n = len(x.leaves)

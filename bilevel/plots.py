@@ -30,5 +30,5 @@ def plot_weights(history: History, path: Path | str) -> None:
     axes.legend()
     try:
         figure.savefig(path, dpi=150)
-    except OSError as cause:
+    except (OSError, ValueError) as cause:  # the second for a format that it does not know
         raise OutputError(f"plot_weights: {path}: cannot be written: {cause}") from cause

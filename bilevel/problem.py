@@ -13,7 +13,7 @@ import torch
 from constrained.core.data import FullBatch, NoData, Sampler, exact
 from constrained.core.errors import NonFiniteStart, OptionError, ProblemError, Unsuitable
 from constrained.core.function import Function
-from constrained.core.live import Live, Ranks
+from constrained.core.live import Live, LiveVec, Ranks
 from constrained.core.solver import WELCOME, Feature, Point, Problem
 from constrained.core.variables import begun, calling, module_of, no_dropout, variable
 from constrained.core.vec import Vec
@@ -164,6 +164,7 @@ class BilevelProblem(Problem):
                 no_dropout(getattr(self, name), name)
         x = self.X.project(x.detach().clone())  # a solver may write into its state
         y = y if self._is_live else self.Y.project(y.detach().clone())
+        self._check_live(oracle, x, y)
         for level in (oracle.f, oracle.g):
             derivatives.look(level, x, y)
         for constraint in oracle.constraints.values():
@@ -262,10 +263,11 @@ class BilevelProblem(Problem):
         return diagnose(self, start)
 
     def module(self, point: Point) -> torch.nn.Module:
-        """A copy of the module given as y (else as x) with the point's values as its parameters; a live one itself, with them."""
+        """A copy of the module given as y (else as x) with the point's values as its parameters; a live one where it has them."""
         if isinstance(self.y, Live):
-            begun("y", point.y, self.y.vec())
-            return self.y.module
+            module = self._at(point.y).tree()
+            assert isinstance(module, torch.nn.Module)
+            return module
         for value, tree in ((self.y, point.y), (self.x, point.x)):
             if isinstance(value, torch.nn.Module):
                 twin = copy.deepcopy(value)
@@ -299,8 +301,31 @@ class BilevelProblem(Problem):
             first = {name: FullBatch(getattr(self, name).draw(0, STREAMS[name], 0)) for name in without}
             whole = replace(self, **{**data, **first})
         oracle = whole.oracle()
-        x, y = (begun(n, v, oracle.variables[n]) for n, v in (("x", point.x), ("y", point.y)))
+        x = begun("x", point.x, oracle.variables["x"])
+        y = self._at(point.y) if self._is_live else begun("y", point.y, oracle.variables["y"])
         return oracle, x, y, without
+
+    def _at(self, y: Any) -> LiveVec:
+        """The live variable where y is its own values, else a twin that has them: to ask moves nothing."""
+        assert isinstance(self.y, Live)
+        own = self.y.vec()
+        if y is None or own.is_held_by(Vec.of(y)):
+            return own
+        twin = own.clone()
+        begun("y", y, twin)
+        return twin
+
+    def _check_live(self, oracle: BilevelOracle, x: Vec, y: Vec) -> None:
+        """Raise ProblemError where a live module was frozen meanwhile, or processes do not agree at the start."""
+        if isinstance(y, LiveVec) and not all(p.requires_grad for p in y.parameters):
+            raise ProblemError("y: expected what was trainable when Live(...) was made, got parameters that are frozen since")
+        ranks = oracle.f.ranks
+        if ranks is not None:
+            ranks.same("seed", oracle.f.seed)
+            ranks.same("x", *x.ravel().double().tolist())
+            ranks.same("y", float(y.norm()))
+            for name, sampler in self.samplers().items():
+                ranks.check(name, sampler)
 
     @property
     def _is_live(self) -> bool:

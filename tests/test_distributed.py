@@ -87,6 +87,16 @@ def test_a_killed_sharded_run_resumes_bit_for_bit(tmp_path):
     for found in launched(runs, tmp_path / "resumed", processes=2):
         for entry in ("x", "u", "weights", "norm", "kept", "rows"):
             assert found["resumed"][entry] == found["whole"][entry], entry
+    damaged = sorted(tmp_path.glob("run.ckpt.*/__0_0.distcp"))
+    assert damaged
+    for file in damaged:  # one bit
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(bytes(content))
+    command = [sys.executable, str(WORKER), json.dumps({"damaged": {**runs["resumed"], "kind": "plain"}}), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, env=environment())
+    assert "CheckpointError: checkpoint" in done.stderr
+    assert "damaged: __0_0.distcp" in done.stderr
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ PUBLIC = {
         Everywhere F2SA FaceLBFGS
         Feature FixedPoint FullBatch Function GPBGD GPBGDFixedStep Halfspace History Hypergradient Implicit
         KwonDoubleLoop KwonSingleLoop LBFGS LVHBA LVHBASingleLoop MAID MiniBatches Multipliers Neumann NewtonCG NoData
-        EarlyStopping MemoryReport TensorBoard memory plot_weights
+        EarlyStopping MemoryReport MemoryWatch TensorBoard memory plot_weights
         LISA AllBlocks Cosine Cyclic Live Mixture ScaleBiO SourceBatches per_source softmax
         Penalty PenaltySGD Point Polyhedron Power Product Progress ProjectedLBFGS Recommendation Result Retrained SGD SOBA SPG
         ScalarAdam Simplex Status StocBiO StochasticNeumann StopWhen Stream TorchOptimizer Unrolled VPBGD VPBGDFixedStep

@@ -56,7 +56,9 @@ def language_problem(
     if not isinstance(precision, Precision):
         raise ProblemError(f"precision: expected FullPrecision() or MixedPrecision(), got {precision!r:.60}")
     batches = SourceBatches(sources, size)
-    held = MiniBatches(trusted, batches.sizes[0] if trusted_size is None else trusted_size)
+    wanted = batches.sizes[0] if trusted_size is None else trusted_size
+    whole = isinstance(wanted, int) and hasattr(trusted, "__len__")
+    held = MiniBatches(trusted, min(wanted, len(trusted)) if whole else wanted, drop_last=whole)
     _fits(model, held, "trusted")
     widths = {name: _fits(model, part, f"sources: {name!r}") for name, part in zip(batches.names, batches.parts)}
     if len(set(widths.values())) > 1:

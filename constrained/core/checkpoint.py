@@ -35,8 +35,9 @@ def save(path: Path, header: dict[str, Any], state: Any, variables: dict[str, Ve
     flat: dict[str, Tensor] = {}
     header = {**header, "structure": _encode(state, "state", flat, variables)}
     text = json.dumps(header)
-    if ranks is not None and is_sharded(flat.values()):
-        sharded.save(Path(path), {"format": FORMAT, "header": text, "digest": _digest(text, {})}, flat, ranks)
+    if is_sharded(flat.values()):  # over one process too
+        content = {"format": FORMAT, "header": text, "digest": _digest(text, {})}
+        sharded.save(Path(path), content, flat, ranks or Ranks(next(iter(flat.values())).device))
         return
     if ranks is not None:
         if ranks.rank == 0:

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import NonFiniteGradient, ProblemError
+from .errors import CheckpointError, NonFiniteGradient, ProblemError
 from .vec import Tree, Vec, map_leaves, registered, tensors
 
 Wrap = Callable[[torch.nn.Module], torch.nn.Module]
@@ -36,7 +36,11 @@ class Live:
     another. It is applied here, and to each copy: so hand over the module unwrapped. Without it, processes of a torchrun keep
     whole copies and average gradients. Copies are made from an unwrapped module kept aside, one more on its device.
 
-    Raises ProblemError for what is no module or already sharded, one without trainable parameters, BatchNorm in train mode.
+    A run moves x from where the problem says, the module from where it stands: a second `solve` goes on with the parameters of
+    the first. Gradients that the parameters hold are dropped. What is trainable is fixed here.
+
+    Raises ProblemError for what is no module or already sharded, for one without trainable parameters, a `wrap` that returns no
+    module or shards a part only.
 
     >>> y = Live(torch.nn.Linear(2, 1))
     >>> y.vec().size
@@ -56,8 +60,13 @@ class Live:
         self.module = module
         self.spare = copy.deepcopy(module) if wrap is not None else None
         if wrap is not None:
-            self.module = wrap(module)
+            self.module = self._wrapped(module)
+        self.names = [name for name, p in bare(self.module).named_parameters() if p.requires_grad]
         self._vec = LiveVec(self.module, self)
+        if len({sharded([p]) for p in self._vec.parameters}) > 1:
+            raise ProblemError(
+                "Live: wrap: expected all parameters sharded or none, got some: call fully_shard on the whole module last"
+            )
 
     def vec(self) -> LiveVec:
         """The module's parameters as a vector, always the same one."""
@@ -65,10 +74,17 @@ class Live:
 
     def twin(self) -> torch.nn.Module:
         """Another module like it, frozen parameters shared where it is not wrapped."""
-        if self.wrap is not None:
-            return self.wrap(copy.deepcopy(self.spare))
-        frozen = {id(p): p for p in self.module.parameters() if not p.requires_grad}
-        return copy.deepcopy(self.module, frozen)
+        if self.spare is not None:
+            return self._wrapped(copy.deepcopy(self.spare))
+        moving = {id(p) for p in self._vec.parameters}
+        return copy.deepcopy(self.module, {id(p): p for p in self.module.parameters() if id(p) not in moving})
+
+    def _wrapped(self, module: torch.nn.Module) -> torch.nn.Module:
+        assert self.wrap is not None
+        found = self.wrap(module)
+        if not isinstance(found, torch.nn.Module):
+            raise ProblemError(f"Live: wrap: expected a function that returns the module, got {type(found).__name__}")
+        return found
 
     def __repr__(self) -> str:
         return f"Live({type(self.module).__name__}, {self._vec.size} parameters)"
@@ -83,8 +99,8 @@ class LiveVec(Vec):
     __slots__ = ("live", "module", "parameters")
 
     def __init__(self, module: torch.nn.Module, live: Live):
-        inner = module.module if isinstance(module, torch.nn.parallel.DistributedDataParallel) else module  # the user's names
-        named = {name: p for name, p in inner.named_parameters() if p.requires_grad}
+        every = dict(bare(module).named_parameters())
+        named = {name: every[name] for name in live.names}
         plain = Vec.of({name: p.detach() for name, p in named.items()})
         super().__init__(plain.leaves, plain.spec)
         self.module, self.live, self.parameters = module, live, list(named.values())
@@ -102,6 +118,11 @@ class LiveVec(Vec):
         twin = LiveVec(self.live.twin(), self.live)
         twin.take(self)
         return twin
+
+    def is_held_by(self, other: Vec) -> bool:
+        """The other vector's entries are these, in the same memory."""
+        pairs = zip(_local(self.leaves), _local(other.leaves))
+        return len(self.leaves) == len(other.leaves) and all(a.data_ptr() == b.data_ptr() for a, b in pairs)
 
     def move(self, moving: Sequence[bool] | None) -> None:
         """Freeze the leaves that do not move: nothing is differentiated or stored for them."""
@@ -126,9 +147,18 @@ class LiveVec(Vec):
 registered(LiveVec, lambda v: (v.leaves, v.spec), lambda leaves, spec: Vec(leaves, spec))
 
 
+def bare(module: torch.nn.Module) -> torch.nn.Module:
+    """Without the wrapper of DDP, which puts a word before the user's names."""
+    return module.module if isinstance(module, torch.nn.parallel.DistributedDataParallel) else module
+
+
 def settled(saved: Any, made: Any) -> Any:
-    """A saved state with the live variables of a new one, which take the saved values."""
+    """A saved state with the live variables of a new one, which take the saved values. Raises CheckpointError."""
     if isinstance(made, LiveVec):
+        if sharded(made.leaves) and not sharded(saved.leaves):
+            raise CheckpointError(
+                "checkpoint: expected one of a sharded run, got one that was written without shards: resume without wrap"
+            )
         made.take(saved)
         return made
     if dataclasses.is_dataclass(made) and type(made) is type(saved):
@@ -155,16 +185,21 @@ def gradients(
     for i, vec in enumerate(args):
         if isinstance(vec, LiveVec):
             vec.move(None if moving is None or i not in wrt else moving[places[i] :])
+    for p in (p for vec in lives for p in vec.parameters):
+        p.grad = None  # of the user's own training, or of a callback
+    total = torch.zeros((), dtype=torch.float64, device=args[0].device)
     try:
         with torch.enable_grad():
             for term in terms:
                 out = term(trees)
+                total += out.detach()
                 if out.requires_grad:
                     out.backward()
-        found, summed = [], []
+        found: list[Tensor | None] = []
+        summed = [total]
         for i in wrt:
             vec = args[i]
-            grads = [None if not p.requires_grad else torch.zeros_like(p) if p.grad is None else p.grad for p in inputs[i]]
+            grads = [p.grad for p in inputs[i]]
             found += grads
             if not (isinstance(vec, LiveVec) and vec.reduces):
                 summed += [grad for grad in grads if grad is not None]
@@ -176,8 +211,8 @@ def gradients(
     if ranks is not None:
         ranks.mean_(summed)
     kinds = [[g for g in found if g is not None and sharded([g]) == kind] for kind in (False, True)]
-    if not all(bool(norm(grads).isfinite()) for grads in kinds if grads):
-        raise NonFiniteGradient("a gradient is NaN or infinite")
+    if not all(bool(size.isfinite()) for size in (total, *(norm(grads) for grads in kinds if grads))):
+        raise NonFiniteGradient("a value or its gradient is NaN or infinite")
     return found
 
 
@@ -201,6 +236,11 @@ def norm(leaves: Sequence[Tensor]) -> Tensor:
         total: Any = torch.nn.utils.get_total_norm(leaves)
         return total.full_tensor().double()
     return Vec(leaves, None).norm()
+
+
+def _local(leaves: Iterable[Any]) -> list[Tensor]:
+    """Each leaf's part in this process."""
+    return [leaf.to_local() if sharded([leaf]) else leaf for leaf in leaves]
 
 
 def sharded(leaves: Iterable[Tensor]) -> bool:
@@ -251,6 +291,32 @@ class Ranks:
         found = torch.tensor(float(value), dtype=torch.float64, device=self.device)
         dist.broadcast(found, 0)
         return float(found)
+
+    def any(self, flag: bool) -> bool:
+        """Whether it holds in some process."""
+        found = torch.tensor(float(flag), dtype=torch.float64, device=self.device)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return bool(found)
+
+    def same(self, name: str, *values: float) -> None:
+        """Raise ProblemError, in all processes, where they do not have the same numbers."""
+        if self.any(any(self.first(value) != value for value in values)):
+            raise ProblemError(f"{name}: expected the same in every process, got others: seed all of them alike")
+
+    def check(self, name: str, sampler: Any) -> None:
+        """Raise ProblemError at the start where a batch of mini-batches will not be shared evenly."""
+        sizes = {getattr(sampler, "size", 0)}
+        if not getattr(sampler, "drop_last", True):
+            sizes.add(len(sampler) % sampler.size)
+        if any(size % self.world for size in sizes):
+            wanted = f"batches of multiples of {self.world} rows, with drop_last=True"
+            raise ProblemError(f"{name}: expected {wanted}, for {self.world} processes to share, got {sampler!r}")
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The plain data that each process has."""
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value)
+        return found
 
     def wait(self) -> None:
         dist.barrier()

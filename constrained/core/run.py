@@ -49,7 +49,7 @@ class Event:
         return self._run.problem.residuals(self.answer)
 
     def module(self) -> torch.nn.Module:
-        """The user's module with the lower variable of `answer`."""
+        """The user's module with the lower variable of `answer`; a live one itself: leave its mode and parameters as they are."""
         return self._run.problem.module(self.answer)
 
     def agreed(self, value: float) -> float:
@@ -170,6 +170,7 @@ class _Run:
         if self.broken:
             return Status.NONFINITE
         if self.live or finite(self.state):  # live gradients are looked at before a step is made with them
+            self.last = None  # let go before the next copy is made
             self.last = None if self.live else copy(self.state)
             status = self.solver.terminate(self.oracle, self.state)
             if status in CLAIMS and self.solver.exact:

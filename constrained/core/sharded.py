@@ -8,6 +8,7 @@ torch keeps pickled in it is read by an unpickler that knows these few classes a
 # pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -23,7 +24,7 @@ from .errors import CheckpointError, OutputError
 from .live import Ranks
 from .vec import Vec
 
-HEADER = "header.json"
+HEADER, METADATA = "header.json", ".metadata"
 KNOWN = {
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
@@ -49,7 +50,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def save(path: Path, content: dict[str, str], flat: dict[str, Tensor], ranks: Ranks) -> None:
-    """Write a checkpoint together with the other processes: `content` as JSON by the first, the tensors by all."""
+    """Write a checkpoint together with the other processes: tensors by all, `content` and the files' digests by the first."""
     import torch.distributed.checkpoint as dcp
 
     first, folder = ranks.rank == 0, _free(path)
@@ -57,20 +58,28 @@ def save(path: Path, content: dict[str, str], flat: dict[str, Tensor], ranks: Ra
         if first:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            with open(folder / HEADER, "w") as file:
-                json.dump(content, file)
-                file.flush()
-                os.fsync(file.fileno())
         ranks.wait()
         dcp.save(flat, checkpoint_id=folder)
+        own = {file.name: _digest(file) for file in sorted(folder.glob(f"__{ranks.rank}_*"))}
+        files = {name: digest for one in ranks.gathered(own) for name, digest in one.items()}
         if first:
+            files[METADATA] = _digest(folder / METADATA)
+            with open(folder / HEADER, "w") as file:
+                json.dump({**content, "files": files}, file)
+                file.flush()
+                os.fsync(file.fileno())
             link = path.with_name(path.name + ".tmp")
             link.unlink(missing_ok=True)
             link.symlink_to(folder.name)
             os.replace(link, path)
-    except OSError as cause:
+    except (OSError, dcp.CheckpointException) as cause:  # the second is no Exception
         raise OutputError(f"checkpoint {path}: cannot be written: {cause}") from cause
     ranks.wait()
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _free(path: Path) -> Path:
@@ -82,8 +91,13 @@ def _free(path: Path) -> Path:
 
 
 def load(path: Path, variables: Mapping[str, Vec]) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Content and tensors, those of sharded variables and of their optimizers sharded alike. Raises CheckpointError."""
+    """Content and tensors, those of sharded variables and of their optimizers sharded alike. Raises CheckpointError, in all
+    processes, also where a file is not the one that was written: each process looks at its share.
+    """
     import torch.distributed.checkpoint as dcp
+
+    ranks = Ranks.here(next(iter(variables.values())).device) if variables else None
+    rank, world = (0, 1) if ranks is None else (ranks.rank, ranks.world)
 
     class Reader(dcp.FileSystemReader):
         def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
@@ -95,11 +109,20 @@ def load(path: Path, variables: Mapping[str, Vec]) -> tuple[dict[str, str], dict
 
     try:
         content = json.loads((path / HEADER).read_text())
+        files = sorted(content["files"].items())
+        bad = [name for name, digest in files[rank::world] if not (path / name).is_file() or _digest(path / name) != digest]
+        if bad or {file.name for file in path.iterdir()} != {HEADER, *content["files"]}:
+            bad = bad or ["files that do not belong there"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:
+        content, bad = {}, [f"{type(cause).__name__}: {cause}"]
+    if (ranks is None and bad) or (ranks is not None and ranks.any(bool(bad))):
+        raise CheckpointError(f"checkpoint {path}: not a checkpoint, or damaged: {', '.join(bad) or 'in another process'}")
+    try:
         metadata = Reader(path).read_metadata()
         leaves = {leaf: value for vec in variables.values() for leaf, value in zip(vec.paths(), vec.leaves) if leaf}
         flat = {name: _room(name, entry, leaves) for name, entry in metadata.state_dict_metadata.items()}
         dcp.load(flat, storage_reader=Reader(path))
-    except Exception as cause:  # many kinds on what is no such folder
+    except (Exception, dcp.CheckpointException) as cause:  # many kinds; the second is no Exception
         raise CheckpointError(f"checkpoint {path}: not a checkpoint, or damaged ({type(cause).__name__}: {cause})") from cause
     return content, flat
 

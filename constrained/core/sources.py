@@ -46,7 +46,7 @@ class SourceBatches:
             rows = size[name] if isinstance(size, Mapping) else size
             try:
                 part = MiniBatches(sources[name], rows, drop_last=True, **options)
-            except ProblemError as cause:
+            except (ProblemError, TypeError) as cause:
                 raise ProblemError(f"SourceBatches: source {name!r}: {cause}") from cause
             self.parts.append(part)
 
@@ -75,8 +75,13 @@ class SourceBatches:
         return map_leaves(lambda rows: rows[rank::world], batch)  # sizes are multiples of `world`, so are the places of sources
 
     def _joined(self, batches: list[Batch]) -> Batch:
+        try:
+            rows = zipped(lambda *parts: torch.cat(parts), *batches)
+        except (TypeError, ValueError, RuntimeError) as cause:
+            raise ProblemError(
+                f"SourceBatches: sources: expected tensors of one structure, shape and dtype, got {cause}"
+            ) from cause
         source = torch.cat([torch.full((len(tensors(batch)[0]),), i) for i, batch in enumerate(batches)])
-        rows = zipped(lambda *parts: torch.cat(parts), *batches)
         return rows, source.to(tensors(rows)[0].device)
 
     def __len__(self) -> int:

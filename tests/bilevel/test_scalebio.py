@@ -282,3 +282,43 @@ def test_the_monitor_names_the_sources():
     assert event.monitor["weight good"] > 0.8
     assert event.monitor["weight good"] + event.monitor["weight bad"] == pytest.approx(1)
     assert Vec.of(event.state.x).size == 2
+
+
+def test_what_per_source_refuses():
+    ones = torch.ones(4)
+    for values, source in ((ones.sum(), torch.zeros(4).long()), (ones[:, None], torch.zeros(4).long()), (ones, torch.zeros(4))):
+        with pytest.raises(ProblemError, match="per_source: expected one value and one integer source a row"):
+            per_source(values, source, 2)
+    for wrong in (-1, 2):
+        with pytest.raises(ProblemError, match=r"per_source: source: expected numbers in 0\.\.1, got"):
+            per_source(ones, torch.tensor([0, 1, 1, wrong]), 2)
+
+
+def test_losses_that_change_their_number_are_told():
+    calls = [0]
+
+    def losses(y: Tensor) -> Tensor:
+        calls[0] += 1
+        return torch.stack([y.sum() ** 2] * (2 if calls[0] < 9 else 3))
+
+    what = BilevelProblem(upper=lambda x, y: y.sum(), lower=Mixture(losses), x=torch.zeros(2), y=torch.zeros(2))
+    with pytest.raises(ProblemError, match="expected 2 losses, one a weight, got 3"):
+        solve(what, ScaleBiO(), max_steps=20)
+
+
+def test_softmax_of_what_is_no_vector():
+    for bad, got in (({"a": torch.zeros(2)}, "dict"), (torch.zeros(2, 2), "shape")):
+        with pytest.raises(ProblemError, match=f"softmax: x: expected logits as a 1-D tensor, got {got}"):
+            softmax(bad)  # pyright: ignore
+
+
+def test_w_starts_anew_at_doubling_steps():
+    """At k = 3, 6, 12 w and its moments are u's, so that the step after has the difference of one step."""
+    gaps = {}
+    for event in iterate(problem(), ScaleBiO(inner=SGD(lr=0.05, momentum=0.5), sync=3), max_steps=14):
+        gaps[event.k] = float((event.state.w - event.state.u).norm())
+    plain = {}
+    for event in iterate(problem(), ScaleBiO(inner=SGD(lr=0.05, momentum=0.5), sync=None), max_steps=14):
+        plain[event.k] = float((event.state.w - event.state.u).norm())
+    assert all(gaps[k] == plain[k] for k in range(4))
+    assert [k for k in range(2, 15) if gaps[k] < gaps[k - 1]] == [4, 7, 13]

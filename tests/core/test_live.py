@@ -254,3 +254,67 @@ def test_a_result_can_be_pickled_without_its_module():
 def test_several_starts_of_one_module_are_refused():
     with pytest.raises(Unsuitable, match="multistart: does not handle a live module"):
         multistart(problem(True), ScaleBiO(), 3, max_steps=1)
+
+
+# -- what a review found ------------------------------------------------------------------------------------------------------
+def test_gradients_that_the_module_holds_are_no_part_of_a_step():
+    """Of the user's own training before, and of a callback's `backward()` in between."""
+    net = Net()
+    for p in net.parameters():
+        p.grad = torch.full_like(p, 100.0)
+    torch.manual_seed(0)
+    net.load_state_dict(Net().state_dict())
+
+    def meddle(event) -> None:
+        with torch.enable_grad():
+            event.module()(torch.ones(3, 4)).sum().backward()
+
+    torch.manual_seed(0)
+    plain = solve(problem(True), ScaleBiO(inner=SGD(lr=0.01)), max_steps=5)
+    found = solve(problem(True, net), ScaleBiO(inner=SGD(lr=0.01)), max_steps=5, callbacks=[meddle])
+    assert all(torch.equal(found.y[name], plain.y[name]) for name in plain.y)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_value_that_is_nan_with_a_finite_gradient_ends_the_run(last):
+    calls = [0]
+
+    def losses(net: nn.Module, batch: tuple) -> Tensor:
+        calls[0] += 1
+        (x, wanted), source = batch
+        nothing = torch.tensor(float("nan") if calls[0] > 12 else 0.0)
+        return per_source((net(x) - wanted) ** 2, source, 2) + nothing
+
+    result = solve(problem(True, lower=Mixture(losses)), ScaleBiO(), max_steps=50)
+    steps = result.steps + 1
+    calls[0] = 0
+    result = solve(problem(True, lower=Mixture(losses)), ScaleBiO(), max_steps=steps if last else 50)
+    assert result.status is Status.NONFINITE
+    assert bool(result.x.isfinite().all())
+
+
+def test_questions_to_an_older_result_move_nothing():
+    what = problem(True)
+    old = solve(what, ScaleBiO(), max_steps=2)
+    kept = pickle.loads(pickle.dumps(old))
+    new = solve(what, ScaleBiO(), max_steps=3)
+    before = {name: value.clone() for name, value in new.y.items()}
+    once = kept.on(what)
+    assert once.fun != new.fun
+    assert once.residuals() != new.residuals()
+    assert once.module() is not what.y.module
+    assert all(torch.equal(new.y[name], value) for name, value in before.items())
+    assert all(torch.equal(once.module().state_dict()[name], value) for name, value in kept.y.items())
+
+
+def test_parameters_frozen_after_live_are_told():
+    net = Net()
+    what = problem(True, net)
+    net.h[0].weight.requires_grad_(False)
+    with pytest.raises(ProblemError, match="frozen since"):
+        solve(what, ScaleBiO(), max_steps=1)
+
+
+def test_a_wrap_that_forgets_to_return_is_told():
+    with pytest.raises(ProblemError, match="wrap: expected a function that returns the module, got NoneType"):
+        Live(Net(), wrap=lambda net: None)  # pyright: ignore
