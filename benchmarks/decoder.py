@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from problems.tiny_decoder import Block
 
 VOCABULARY = 32_000
 SHAPES = {  # name: (width, layers, heads)
@@ -15,24 +16,6 @@ SHAPES = {  # name: (width, layers, heads)
     "1.3B": (2048, 24, 16),
     "7B": (4096, 32, 32),
 }
-
-
-class Block(nn.Module):
-    """h + attention(norm(h)), then h + mlp(norm(h)), hidden width 4 times that of h."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, h: Tensor) -> Tensor:
-        n, length, width = h.shape
-        q, k, v = self.qkv(self.norm_1(h)).view(n, length, 3 * self.heads, -1).transpose(1, 2).chunk(3, dim=1)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        h = h + self.out(mixed.transpose(1, 2).reshape(n, length, width))
-        return h + self.narrow(F.gelu(self.wide(self.norm_2(h)), approximate="tanh"))
 
 
 class Decoder(nn.Module):
@@ -45,7 +28,7 @@ class Decoder(nn.Module):
         with torch.device(device):
             vocabulary = min(VOCABULARY, 32 * width)
             self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
-            self.h = nn.ModuleList(Block(width, heads) for _ in range(layers))
+            self.h = nn.ModuleList(Block(width, heads, twice=False) for _ in range(layers))
             self.norm = nn.LayerNorm(width)
         with torch.no_grad():
             for part in self.modules():
