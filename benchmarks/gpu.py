@@ -30,7 +30,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 import step_cost
 from decoder import SHAPES, Decoder, adapted
-from scalebio_step import Ours, held, token_loss
+from scalebio_step import Ours, token_loss
 
 from bilevel import LISA, AllBlocks, BilevelProblem, Live, MiniBatches, Mixture, PenaltySGD, ScaleBiO, memory, per_source
 from bilevel.memory import peak, words
@@ -101,7 +101,7 @@ def training(size: str, kind: str, args: argparse.Namespace) -> dict[str, Any]:
             step = Ours(of, solver)
             row["seconds"] = median(step, device, args.rounds)
             frozen = [p for p in model.parameters() if not p.requires_grad]
-            fixed = held([step.state, frozen])
+            fixed = step_cost.size([step.state, frozen])
         row["peak"] = torch.cuda.max_memory_allocated() if cuda else fixed + peak(step, place)
     except torch.cuda.OutOfMemoryError:
         row["fits"] = False

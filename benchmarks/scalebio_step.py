@@ -10,11 +10,10 @@ import argparse
 import copy
 import json
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from step_cost import seconds, size
 from torch import Tensor, nn
 
 from bilevel import (
@@ -30,7 +29,6 @@ from bilevel import (
     per_source,
 )
 from bilevel.memory import peak, words
-from constrained.core.vec import tensors
 from problems.tiny_decoder import TinyDecoder
 
 VOCABULARY, SOURCES = 1024, 4
@@ -97,19 +95,6 @@ class Plain:
         self.k += 1
 
 
-def seconds(work: Callable[[], object], device: str) -> float:
-    start = time.perf_counter()
-    work()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def held(of: list) -> int:
-    """Bytes of tensors, each counted once."""
-    return sum(t.numel() * t.element_size() for t in {t.data_ptr(): t for t in tensors(of)}.values())
-
-
 def compare(args: argparse.Namespace, schedule: str) -> dict[str, float]:
     model = decoder(args.parameters, args.length, args.device)
     plain_model = copy.deepcopy(model)
@@ -120,7 +105,7 @@ def compare(args: argparse.Namespace, schedule: str) -> dict[str, float]:
     step(), plain()
     pairs = [(seconds(step, args.device), seconds(plain, args.device)) for _ in range(args.rounds)]
     ours, theirs = (statistics.median(side) for side in zip(*pairs))
-    before = held([step.state])
+    before = size([step.state])
     measured = before + peak(step, torch.device(args.device))
     print(report)
     parameters = sum(p.numel() for p in model.parameters())

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bilevel import F2SA, BilevelProblem, FullBatch, KwonSingleLoop, PenaltySGD, Point
+from bilevel.memory import peak
 from constrained.core.solver import Solver
 from constrained.core.vec import tensors
 
@@ -94,8 +95,8 @@ def cost(of: BilevelProblem, solver: Solver, rounds: int, device: str) -> dict[s
     state = step.state
     copy, held = size([state.y]), size([state])
     own = size([state.x, state.y, state.z if hasattr(state, "z") else state.w_z]) + copy  # x, y, z and one gradient
-    copies = (held + peak(step, device) - own) / copy
-    plain_copies = peak(gradient, device) / copy - 1
+    copies = (held + peak(step, torch.device(device)) - own) / copy
+    plain_copies = peak(gradient, torch.device(device)) / copy - 1
     return {
         "ratio": ours / plain,
         "step_ms": 1e3 * ours,
@@ -108,23 +109,6 @@ def cost(of: BilevelProblem, solver: Solver, rounds: int, device: str) -> dict[s
 def size(trees: list[Any]) -> int:
     """Bytes of the tensors of some trees, each counted once."""
     return sum(t.numel() * t.element_size() for t in {t.data_ptr(): t for t in tensors(trees)}.values())
-
-
-def peak(work: Callable[[], object], device: str) -> int:
-    """Most bytes of tensors that are alive at a time while it runs, beyond those alive before."""
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        work()
-    now = most = 0
-    for event in profile.profiler.kineto_results.events():  # pyright: ignore[reportOptionalMemberAccess]
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            most = max(most, now)
-    return most
 
 
 SOLVERS: dict[str, Solver] = {

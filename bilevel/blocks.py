@@ -62,10 +62,10 @@ class Layers(BlockSchedule):
 class LISA(Layers):
     """Layerwise importance sampled AdamW: `layers` of the blocks move, drawn anew every `every` steps; the rest moves always.
 
-    Blocks are the entries of the longest numbered list in the names of the leaves (`h.0.`, `h.1.`, ...), or of the list named
-    `blocks`. What is in none, embeddings and head, moves always, with embeddings=False never. Draws are uniform without
-    replacement and a function of (seed, k // every), the same in all processes. The optimizer's state of a block that freezes is
-    dropped: else memory would grow to that of all blocks.
+    Blocks are the entries of the longest outermost numbered list in the names of the leaves (`h.0.`, `h.1.`, ...), or of the
+    list named `blocks`. What is in none, embeddings and head, moves always, with embeddings=False never. Draws are uniform
+    without replacement and a function of (seed, k // every), the same in all processes. The optimizer's state of a block that
+    freezes is dropped: else memory would grow to that of all blocks.
 
     Raises OptionError, when it is used, where there are fewer than `layers` blocks.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -164,5 +163,9 @@ def _bytes(found: list[torch.Tensor]) -> int:
 
 
 def _resident() -> int:
-    """The largest resident set of the process so far, bytes."""
+    """The largest resident set of the process so far, bytes; 0 on Windows, which does not tell."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

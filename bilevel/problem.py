@@ -322,7 +322,7 @@ class BilevelProblem(Problem):
         ranks = oracle.f.ranks
         if ranks is not None:
             ranks.same("seed", oracle.f.seed)
-            ranks.same("x", *x.ravel().double().tolist())
+            ranks.same("x", float(x.norm()), float(x.ravel().double().sum()))
             ranks.same("y", float(y.norm()))
             for name, sampler in self.samplers().items():
                 ranks.check(name, sampler)

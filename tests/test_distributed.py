@@ -42,6 +42,8 @@ def gap(a: Any, b: Any) -> float:
     if isinstance(a, dict):
         assert a.keys() == b.keys()
         return max(gap(a[key], b[key]) for key in a)
+    if isinstance(a, str):
+        return float(a != b)
     if isinstance(a, list):
         assert len(a) == len(b)
         return max((gap(u, v) for u, v in zip(a, b)), default=0.0)
@@ -71,7 +73,9 @@ def test_two_processes_step_as_one(tmp_path, alone):
     to 1e-6, the same bits in both; with LISA in bf16 the clean source gains.
     """
     sharp = {"bf16": {"kind": "fsdp", "lisa": True, "bf16": True, "steps": 20}}
-    found = launched({**SHARED, **sharp}, tmp_path, processes=2)
+    uneven = {"uneven": {"kind": "plain", "uneven": True}}  # a parameter that one process alone has a gradient of
+    found = launched({**SHARED, **sharp, **uneven}, tmp_path, processes=2)
+    assert gap(found[0]["uneven"], found[1]["uneven"]) == 0
     check_as_one(found, alone)
     assert found[0]["bf16"]["x"] == found[1]["bf16"]["x"]
     assert found[0]["bf16"]["weights"][0] > 0.6

@@ -200,6 +200,8 @@ def gradients(
         for i in wrt:
             vec = args[i]
             grads = [p.grad for p in inputs[i]]
+            if ranks is not None:  # what this process's rows leave out, another's may use: all must send the same tensors
+                grads = [torch.zeros_like(p) if g is None and p.requires_grad else g for g, p in zip(grads, inputs[i])]
             found += grads
             if not (isinstance(vec, LiveVec) and vec.reduces):
                 summed += [grad for grad in grads if grad is not None]

@@ -96,7 +96,19 @@ def wrapping(kind: str, bf16: bool):
     return shard
 
 
-def problem(kind: str, bf16: bool) -> BilevelProblem:
+class Uneven(Decoder):
+    """A parameter that the last process alone uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = nn.Parameter(torch.zeros(WORDS))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits = super().forward(tokens)
+        return logits + self.extra if dist.get_rank() == dist.get_world_size() - 1 else logits
+
+
+def problem(kind: str, bf16: bool, uneven: bool = False) -> BilevelProblem:
     torch.manual_seed(0)
     sources = {"clean": sequences(64, 0.1, 1), "half": sequences(64, 0.5, 2), "noise": sequences(64, 1.0, 3)}
 
@@ -108,7 +120,7 @@ def problem(kind: str, bf16: bool) -> BilevelProblem:
         upper=lambda x, model, tokens: token_loss(model, tokens).mean(),
         lower=Mixture(losses),
         x=torch.zeros(3),
-        y=Live(Decoder(), wrap=wrapping(kind, bf16)),
+        y=Live(Uneven() if uneven else Decoder(), wrap=wrapping(kind, bf16)),
         upper_data=MiniBatches(sequences(64, 0.1, 4), 8, drop_last=True),
         lower_data=SourceBatches(sources, 4),
     )
@@ -118,7 +130,9 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # pyright: ignore
 
 
-def run(kind: str, *, bf16: bool = False, lisa: bool = False, steps: int = 10, checkpoint=None, resume=False, kill=-1) -> dict:
+def run(
+    kind: str, *, bf16: bool = False, lisa: bool = False, steps: int = 10, checkpoint=None, resume=False, kill=-1, uneven=False
+) -> dict:
     """What a run ends with; it kills itself at step `kill`."""
     blocks = LISA(layers=1, every=4) if lisa else AllBlocks()
     solver = ScaleBiO(inner=AdamW(lr=3e-3), outer=AdamW(lr=5e-2), blocks=blocks)
@@ -128,7 +142,7 @@ def run(kind: str, *, bf16: bool = False, lisa: bool = False, steps: int = 10, c
         if event.k == kill:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    what = problem(kind, bf16)
+    what = problem(kind, bf16, uneven)
     first = gradients(what)
     more = {"max_steps": steps, "seed": 1, "callbacks": [*callbacks, die], "resume": checkpoint if resume else None}
     *_, event = iterate(what, solver, **more)
