@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 from constrained.descent import Method, Reason, residual
 from constrained.diagonal import Diagonal
 from constrained.linear import LinearSolver
@@ -27,7 +28,7 @@ from .oracle import BilevelOracle
 LINEAR = 0.1  # share of the inner accuracy below which the linear residual is kept
 
 
-@state
+@solver_state("Response")
 class Response:
     """The lower solution y at the last x, the adjoint v there, and what the lower method remembers."""
 

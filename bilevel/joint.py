@@ -14,7 +14,8 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 from constrained.descent import Descent, Method, Reason, residual
 from constrained.pairs import Pairs
 from constrained.sets import ConvexSet, Product
@@ -33,7 +34,7 @@ def joint_set(oracle: BilevelOracle) -> ConvexSet:
     return Product({0: oracle.X, 1: oracle.Y})
 
 
-@state
+@solver_state("JointDescent")
 class JointDescent:
     """A `Descent` in u = (x, y) with the variables apart."""
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from constrained.core.errors import ProblemError
 from constrained.core.solver import Multipliers
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 from constrained.descent import Method, Minimum, Reason, minimise
 from constrained.newton_cg import Differenced, NewtonCG
 from constrained.pairs import Pairs
@@ -88,7 +89,7 @@ class Rows:
         return self.transform @ c if self.transform.ndim == 2 else self.transform * c
 
 
-@state
+@solver_state("Saddle")
 class Saddle:
     """The saddle at the last (x, y, z), and what the inner method remembers."""
 

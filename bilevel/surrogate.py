@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 from constrained.descent import Method, Minimum, Pairs, Reason, minimise, residual
 
 from .oracle import BilevelOracle
 
 
-@state
+@solver_state("Inner")
 class Inner:
     """A minimiser of sigma f + g at the last x (sigma = 0: of g), and its method's memory."""
 

@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from .core.options import Options, Positive, Steps
-from .core.vec import Vec, state
+from .core.states import solver_state
+from .core.vec import Vec
 from .pairs import Pairs
 from .sets import ConvexSet, Everywhere
 
@@ -46,7 +47,7 @@ class Reason(enum.Enum):
     NONFINITE = "The objective returned NaN or infinity."
 
 
-@state
+@solver_state("Descent")
 class Descent:
     """x, its value, gradient and residual; `k` steps; the method's memory; `recent` values (SPG); the reason's name; the entries
     that were `free` in the last step (ProjectedLBFGS, NewtonCG on a box).

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .core.vec import Vec, state
+from .core.states import solver_state
+from .core.vec import Vec
 from .linear import Product
 
 FADE = 0.1
@@ -19,7 +20,7 @@ LEAST = 1e-6  # products; sums that stand for fewer do not fade: after 162 point
 SMALLEST = 1e-3  # of the mean, below which an entry is not trusted
 
 
-@state
+@solver_state("Diagonal")
 class Diagonal:
     """The two sums."""
 

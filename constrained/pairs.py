@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core.vec import Vec, state
+from .core.states import solver_state
+from .core.vec import Vec
 
 TINY = 1e-200  # s'y of a pair: below, quotients of pairs overflow
 
 
-@state
+@solver_state("Pairs")
 class Pairs:
     """L-BFGS memory: the last `count` pairs s, y (rows of S, Y, a ring starting at `head`) and their inner products."""
 

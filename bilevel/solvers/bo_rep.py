@@ -36,7 +36,8 @@ from torch import Tensor
 
 from constrained.core.options import Count, Momentum, Positive, Power, Schedule, Steps, at
 from constrained.core.solver import Feature, Point, Solver, Status
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 
 from ..loops import grown, largest_curvature, size
 from ..oracle import BilevelOracle
@@ -45,7 +46,7 @@ LONGEST = 0.1  # step of v where none is given
 TINY = 1e-30  # a length of m that is none
 
 
-@state
+@solver_state("BORepState")
 class BORepState:
     """x and the direction of its steps, y, and the solution of the linear system."""
 

@@ -35,13 +35,14 @@ from torch import Tensor
 from constrained.core.moments import TailAverage
 from constrained.core.options import NonNegative, Positive, Power, Schedule, Steps, at
 from constrained.core.solver import Feature, Point, Solver, Status
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 
 from ..loops import grown, size
 from ..oracle import BilevelOracle
 
 
-@state
+@solver_state("F2SAState")
 class F2SAState:
     """x and its average, the two lower copies, the multiplier."""
 

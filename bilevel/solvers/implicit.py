@@ -30,7 +30,8 @@ from typing import ClassVar
 
 from constrained.core.options import Fraction, Positive, Steps
 from constrained.core.solver import Feature, Point, Solver, Status
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 from constrained.descent import LBFGS, Descent, Method, Reason
 from constrained.diagonal import Diagonal
 from constrained.linear import CG, LinearSolver
@@ -52,7 +53,7 @@ UPPER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.UNB
 LINEAR_FAILED = {LinearReason.LEAST_SQUARES: Status.SINGULAR, LinearReason.NEGATIVE_CURVATURE: Status.LOWER_UNSOLVED}
 
 
-@state
+@solver_state("ImplicitState")
 class ImplicitState:
     """Where the minimisation of Phi stands."""
 

@@ -42,7 +42,8 @@ from constrained.core.autodiff import Draw
 from constrained.core.moments import TailAverage
 from constrained.core.options import Positive, Power, Schedule, Weight, at
 from constrained.core.solver import Feature, Point, Solver, Status
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 
 from ..loops import grown, size
 from ..oracle import BilevelOracle, Level
@@ -50,7 +51,7 @@ from ..oracle import BilevelOracle, Level
 Pair = tuple[Vec, Vec]  # d/dx, d/dy
 
 
-@state
+@solver_state("DoubleLoopState")
 class DoubleLoopState:
     """x with its average, the copies, their centres."""
 
@@ -137,7 +138,7 @@ class KwonDoubleLoop(Solver[BilevelOracle, DoubleLoopState]):
         return Point(oracle.X.project(state.average.mean), state.w_z)
 
 
-@state
+@solver_state("SingleLoopState")
 class SingleLoopState:
     """x with its average, the copies, their centres, and the estimates of the six gradients there."""
 

@@ -41,7 +41,8 @@ from torch import Tensor
 
 from constrained.core.options import Fraction, Positive, Steps
 from constrained.core.solver import Feature, Point, Solver, Status
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 from constrained.descent import LBFGS, Descent, Method, Reason, residual
 from constrained.face import FaceLBFGS
 from constrained.pairs import Pairs
@@ -58,7 +59,7 @@ FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.UNBOUNDED
 LOWER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.LOWER_UNSOLVED}
 
 
-@state
+@solver_state("LVHBAState")
 class LVHBAState:
     """Where the continuation stands. w = (x, y, z) as one tensor."""
 

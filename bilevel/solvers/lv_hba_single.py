@@ -36,7 +36,8 @@ from torch import Tensor
 
 from constrained.core.options import Positive, Power, Schedule, Steps, at
 from constrained.core.solver import Feature, Point, Solver, Status
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 from constrained.newton_cg import NewtonCG
 from constrained.sets import ConvexSet
 
@@ -49,7 +50,7 @@ PROBES = 12  # gradient differences an estimate of a Lipschitz constant takes
 STEEP = 1e150  # a slope whose square is a number
 
 
-@state
+@solver_state("LVHBASingleLoopState")
 class LVHBASingleLoopState:
     """The point, the saddle, the step sizes in use."""
 

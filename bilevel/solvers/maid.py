@@ -47,7 +47,8 @@ from constrained.core.autodiff import Linearization
 from constrained.core.finite import direction
 from constrained.core.options import Fraction, Positive, Steps
 from constrained.core.solver import Feature, Point, Solver, Status
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 from constrained.descent import LBFGS, Method, Minimum, Reason, minimise
 from constrained.linear import CG, System
 from constrained.linear import Reason as LinearReason
@@ -72,7 +73,7 @@ LINEAR_FAILED = {
 }
 
 
-@state
+@solver_state("MAIDState")
 class MAIDState:
     """The point, what is known there, the accuracies and the step."""
 

@@ -40,7 +40,8 @@ import torch
 
 from constrained.core.options import Fraction, Positive, Steps
 from constrained.core.solver import Feature, Point, Solver, Status
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 from constrained.descent import LBFGS, Descent, Method, Reason, residual
 
 from ..adjoint import adjoint
@@ -57,7 +58,7 @@ LOWER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.LOW
 UPPER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.UNBOUNDED}
 
 
-@state
+@solver_state("PBGDState")
 class PBGDState:
     """Where the continuation stands."""
 

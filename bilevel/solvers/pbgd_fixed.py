@@ -30,14 +30,15 @@ from typing import ClassVar
 
 from constrained.core.options import Positive, Schedule, Steps, at
 from constrained.core.solver import Feature, Point, Solver, Status
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 
 from ..joint import GradientNorm, joint, joint_set
 from ..loops import grown, size
 from ..oracle import BilevelOracle
 
 
-@state
+@solver_state("FixedStepState")
 class FixedStepState:
     """The variables, and how far the last step went."""
 

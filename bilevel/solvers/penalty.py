@@ -37,7 +37,8 @@ import torch
 from constrained.core.moments import Optimizer, OptState
 from constrained.core.options import Fraction, Positive, Steps, at
 from constrained.core.solver import Feature, Point, Solver, Status
-from constrained.core.vec import Vec, copy, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec, copy
 from constrained.descent import LBFGS, Descent, Method, Reason, residual
 
 from ..lower import solve_lower
@@ -49,7 +50,7 @@ LOWER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.LOW
 UPPER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.UNBOUNDED}
 
 
-@state
+@solver_state("PenaltyState")
 class PenaltyState:
     """Where the continuation stands."""
 

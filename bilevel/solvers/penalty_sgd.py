@@ -34,13 +34,14 @@ from torch import Tensor
 from constrained.core.moments import Optimizer, OptState, ScalarAdam, TailAverage
 from constrained.core.options import Count, Momentum, Positive, Power, Schedule, at
 from constrained.core.solver import Feature, Point, Solver, Status
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 
 from ..loops import grown, largest_curvature, size
 from ..oracle import BilevelOracle
 
 
-@state
+@solver_state("PenaltySGDState")
 class PenaltySGDState:
     """The two lower copies, their averaged directions, and x with its optimizer and average."""
 

@@ -38,7 +38,8 @@ from constrained.core.live import norm
 from constrained.core.moments import AdamW, Optimizer, OptState, step_, take_
 from constrained.core.options import Positive, Schedule, Steps, at
 from constrained.core.solver import Feature, Point, Solver, Status
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 
 from ..blocks import AllBlocks, BlockSchedule
 from ..loops import grown, size
@@ -48,7 +49,7 @@ WATCHED = 32  # sources up to which each weight is monitored
 Grads = Sequence[Tensor | None]
 
 
-@state
+@solver_state("ScaleBiOState")
 class ScaleBiOState:
     """The logits, the two copies of the lower variable, and their optimizers."""
 

@@ -32,13 +32,14 @@ from torch import Tensor
 from constrained.core.moments import TailAverage
 from constrained.core.options import Positive, Schedule, Steps, at
 from constrained.core.solver import Feature, Point, Solver, Status
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 
 from ..loops import grown, largest_curvature, size
 from ..oracle import BilevelOracle
 
 
-@state
+@solver_state("StocBiOState")
 class StocBiOState:
     """x and its average, y."""
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from .errors import OptionError
 from .options import Positive
 from .solver import Feature, Oracle, Point, Solver, Status
-from .vec import Vec, copy, state
+from .states import solver_state
+from .vec import Vec, copy
 
 SAYS_WHY = (Status.UNBOUNDED, Status.LOCALLY_INFEASIBLE)  # true of the problem, whatever another solver reached
 
@@ -27,7 +28,7 @@ class Attempt:
     residuals: Mapping[str, float]
 
 
-@state
+@solver_state("AutoState")
 class AutoState:
     """Which candidate runs, its state, the start of all, and what was tried before; the answer with the least residuals."""
 

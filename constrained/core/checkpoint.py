@@ -1,7 +1,7 @@
 """Checkpoints: {format, JSON header, flat dict path -> tensor}, written atomically, read without executing anything.
 
 The header holds versions, the solver, the problem's signature, the seed, the counters and the state's structure. A state is
-rebuilt from classes the library registered (`vec.STATES`), never from names that the file brings along.
+rebuilt from classes the library registered (`states.STATES`), never from names that the file brings along.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from . import sharded
 from .errors import CheckpointError, OutputError
 from .live import Ranks
 from .live import sharded as is_sharded
-from .vec import STATES, Vec
+from .states import ENUMS, name_of, rebuilt
+from .vec import Vec, filled, of_tree, structure
 
-FORMAT = "bilevel-checkpoint/1"
+FORMAT, OLDER = "bilevel-checkpoint/2", ("bilevel-checkpoint/1",)
 
 
 def save(path: Path, header: dict[str, Any], state: Any, variables: dict[str, Vec], ranks: Ranks | None = None) -> None:
@@ -96,7 +97,7 @@ def load(path: Path, variables: Mapping[str, Vec] | None = None) -> tuple[dict[s
 def _header(path: Path, content: Any, hashed: Any) -> dict[str, Any]:
     """The header of a checkpoint's content, whose digest is that of the header and of the tensors `hashed`."""
     found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
+    if found not in (FORMAT, *OLDER):
         raise CheckpointError(f"checkpoint {path}: expected format {FORMAT!r}, got {found!r}")
     try:
         if content["digest"] != _digest(content["header"], hashed):
@@ -161,9 +162,7 @@ def _encode(value: Any, path: str, flat: dict[str, Tensor], variables: dict[str,
         flat[path] = _kept(value)
         return {"tensor": path, "host": value.device.type == "cpu"}
     if isinstance(value, Vec):
-        like = next((name for name, vec in variables.items() if vec.spec == value.spec), None)
-        if like is None:
-            raise TypeError(f"{path}: a Vec in a state must be structured like a variable ({', '.join(variables)})")
+        like = structure(value.plain().tree(), variables)
         paths = [f"{path}{leaf or '.value'}" for leaf in value.paths()]
         flat.update(zip(paths, map(_kept, value.leaves)))
         return {"vec": like, "leaves": paths}
@@ -172,11 +171,14 @@ def _encode(value: Any, path: str, flat: dict[str, Tensor], variables: dict[str,
     if isinstance(value, (tuple, list)):
         kind = "tuple" if isinstance(value, tuple) else "list"
         return {kind: [_encode(v, f"{path}[{i}]", flat, variables) for i, v in enumerate(value)]}
-    key = f"{type(value).__module__}.{type(value).__qualname__}"
-    if STATES.get(key) is type(value):
+    if ENUMS.get(type(value).__name__) is type(value):
+        return {"enum": type(value).__name__, "member": value.name}
+    key = name_of(type(value))
+    if key is not None:
         parts = {f.name: _encode(getattr(value, f.name), f"{path}.{f.name}", flat, variables) for f in dataclasses.fields(value)}
         return {"state": key, "fields": parts}
-    raise TypeError(f"{path}: a state holds tensors, Vecs, numbers, strings and @state classes, not {type(value).__name__}")
+    held = "tensors, Vecs, numbers, strings, enums and solver_state classes"
+    raise TypeError(f"{path}: a state holds {held}, not {type(value).__name__}")
 
 
 def _kept(tensor: Tensor) -> Tensor:
@@ -190,15 +192,17 @@ def _decode(spec: Any, flat: dict[str, Tensor], variables: dict[str, Vec]) -> An
     if "tensor" in spec:
         return flat[spec["tensor"]] if spec["host"] else flat[spec["tensor"]].to(next(iter(variables.values())).device)
     if "vec" in spec:
-        like = variables[spec["vec"]]
-        return like.like(flat[path].to(leaf.device) for path, leaf in zip(spec["leaves"], like.leaves))
+        like, leaves = spec["vec"], (flat[path] for path in spec["leaves"])
+        if isinstance(like, str):
+            return variables[like].like(found.to(leaf.device) for found, leaf in zip(leaves, variables[like].leaves))
+        device = next(iter(variables.values())).device
+        return of_tree(filled(like, (leaf.to(device) for leaf in leaves), variables))
     if "dict" in spec:
         return {key: _decode(v, flat, variables) for key, v in spec["dict"].items()}
     if "tuple" in spec:
         return tuple(_decode(v, flat, variables) for v in spec["tuple"])
     if "list" in spec:
         return [_decode(v, flat, variables) for v in spec["list"]]
-    cls = STATES.get(spec["state"])
-    if cls is None:
-        raise KeyError(spec["state"])
-    return cls(**{name: _decode(v, flat, variables) for name, v in spec["fields"].items()})
+    if "enum" in spec:
+        return ENUMS[spec["enum"]][spec["member"]]
+    return rebuilt(spec["state"], {name: _decode(v, flat, variables) for name, v in spec["fields"].items()})

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .errors import CheckpointError, NonFiniteGradient, ProblemError
-from .vec import Tree, Vec, map_leaves, registered, tensors
+from .vec import Tree, Vec, map_leaves, register_node, tensors
 
 Wrap = Callable[[torch.nn.Module], torch.nn.Module]
 
@@ -129,9 +129,6 @@ class LiveVec(Vec):
         for i, p in enumerate(self.parameters):
             p.requires_grad_(moving is None or moving[i])
 
-    def __reduce__(self) -> Any:
-        return Vec, (self.leaves, self.spec)  # a pickled state holds the values, not the module
-
     def norm(self) -> Tensor:
         return norm(self.leaves)
 
@@ -144,7 +141,7 @@ class LiveVec(Vec):
         return sharded(self.parameters) or isinstance(self.module, torch.nn.parallel.DistributedDataParallel)
 
 
-registered(LiveVec, lambda v: (v.leaves, v.spec), lambda leaves, spec: Vec(leaves, spec))
+register_node(LiveVec, lambda v: (v.leaves, v.spec), lambda leaves, spec: Vec(leaves, spec))
 
 
 def bare(module: torch.nn.Module) -> torch.nn.Module:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .options import Momentum, NonNegative, Options, Positive, Schedule
-from .vec import Vec, copy, state
+from .states import solver_state
+from .vec import Vec, copy
 
 OptState = dict[str, dict[str, Tensor]]
 COUNT = torch.zeros((), dtype=torch.float64, device="cpu")  # of steps, at the start
@@ -191,7 +192,7 @@ class ScalarAdam(Options):
         return params.like(leaves), new
 
 
-@state
+@solver_state("TailAverage")
 class TailAverage:
     """The mean of the last part of a sequence of unknown length: of the last half when `n` is a power of two, in between of
     at most the last three quarters. Two running means: the younger takes over when it covers half.

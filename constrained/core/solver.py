@@ -15,6 +15,7 @@ from .calls import Calls
 from .data import Sampler, exact
 from .errors import OptionError
 from .options import Options
+from .states import state_enum
 from .vec import Tree, Vec
 
 
@@ -58,6 +59,7 @@ WORDS = {
 WELCOME = Feature.MIXTURE  # what no solver refuses: a function like any other to those that do not ask for its parts
 
 
+@state_enum
 class Status(enum.Enum):
     """How a solve stands; the value is its sentence.
 

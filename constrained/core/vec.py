@@ -7,9 +7,8 @@ all of them at once, on torch's `_foreach` kernels. This is the only file that u
 # pyright: reportPrivateImportUsage=false, reportArgumentType=false
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar, dataclass_transform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,6 @@ from .errors import ProblemError
 
 Tree = Any
 Scalar = float | Tensor
-T = TypeVar("T")
 
 
 class Vec:
@@ -181,6 +179,46 @@ class Vec:
     def __repr__(self) -> str:
         return f"Vec({self.tree()!r})"
 
+    def __reduce__(self) -> Any:
+        return of_tree, (pytree.tree_unflatten(self.leaves, self.spec),)  # torch's spec is private and changes
+
+
+def of_tree(tree: Tree) -> Vec:
+    """What a pickled Vec becomes: any tensors, as they are."""
+    return Vec(*pytree.tree_flatten(tree))
+
+
+def structure(tree: Tree, known: Mapping[str, Vec]) -> Any:
+    """A tree's nesting as plain data: the name of a known variable of that structure, or lists, tuples and dicts of such.
+
+    Raises TypeError for anything else.
+    """
+    spec = pytree.tree_structure(tree)
+    name = next((name for name, vec in known.items() if vec.spec == spec), None)
+    if name is not None:
+        return name
+    if isinstance(tree, Tensor):
+        return None
+    if type(tree) in (tuple, list):
+        return {type(tree).__name__: [structure(part, known) for part in tree]}
+    if type(tree) is dict:
+        return {"dict": {key: structure(part, known) for key, part in tree.items()}}
+    raise TypeError(f"a Vec in a state must be structured like a variable ({', '.join(known)}), or nest such, not {type(tree)!r}")
+
+
+def filled(structure: Any, leaves: Iterator[Tensor], known: Mapping[str, Vec]) -> Tree:
+    """The inverse of `structure`: the tree with leaves taken in order."""
+    if structure is None:
+        return next(leaves)
+    if isinstance(structure, str):
+        like = known[structure]
+        return pytree.tree_unflatten([next(leaves) for _ in like.leaves], like.spec)
+    ((kind, parts),) = structure.items()
+    if kind == "dict":
+        return {key: filled(part, leaves, known) for key, part in parts.items()}
+    found = [filled(part, leaves, known) for part in parts]
+    return tuple(found) if kind == "tuple" else found
+
 
 def _leaf(leaf: Any, name: str) -> Tensor:
     if isinstance(leaf, (bool, int)) or not isinstance(leaf, (Tensor, np.ndarray, np.floating, float)):
@@ -191,27 +229,10 @@ def _leaf(leaf: Any, name: str) -> Tensor:
     return tensor
 
 
-# -- states: frozen dataclasses whose tensors can be found ------------------------------------------------------------------
-STATES: dict[str, type] = {}  # what a checkpoint may rebuild, by name
+# -- what pytree knows -----------------------------------------------------------------------------------------------------
+def register_node(cls: type, flatten: Callable, unflatten: Callable, names: list[str] | None = None) -> None:
+    """Make a class known: its leaves are found under `names` (numbers if None), and how copies of it are made."""
 
-
-@dataclass_transform(frozen_default=True)
-def state(cls: type[T]) -> type[T]:
-    """Make a class a frozen dataclass of tensors, Vecs, numbers and other states, known to pytree and to checkpoints."""
-    cls = dataclasses.dataclass(frozen=True)(cls)
-    names = [field.name for field in dataclasses.fields(cls)]
-    _register(cls, lambda value: ([getattr(value, n) for n in names], None), lambda children, _: cls(*children), names)
-    key = f"{cls.__module__}.{cls.__qualname__}"
-    STATES[key] = cls
-    return cls
-
-
-def registered(cls: type, flatten: Callable, unflatten: Callable) -> None:
-    """Make a kind of vector known: its leaves are found by pytree, and how copies of it are made."""
-    _register(cls, flatten, unflatten, None)
-
-
-def _register(cls: type, flatten: Callable, unflatten: Callable, names: list[str] | None) -> None:
     def with_keys(value: Any) -> tuple[list, Any]:
         children, context = flatten(value)
         keys = names if names is not None else [str(i) for i in range(len(children))]
@@ -220,7 +241,7 @@ def _register(cls: type, flatten: Callable, unflatten: Callable, names: list[str
     pytree.register_pytree_node(cls, flatten, unflatten, flatten_with_keys_fn=with_keys)
 
 
-_register(Vec, lambda v: (v.leaves, v.spec), lambda leaves, spec: Vec(leaves, spec), None)
+register_node(Vec, lambda v: (v.leaves, v.spec), lambda leaves, spec: Vec(leaves, spec))
 
 
 def tensors(tree: Tree) -> list[Tensor]:

@@ -34,7 +34,8 @@ from torch import Tensor
 from ..augmented import Augmented, inequality
 from ..core.options import Fraction, Positive, Steps
 from ..core.solver import Feature, Multipliers, Point, Solver, Status
-from ..core.vec import Vec, state
+from ..core.states import solver_state
+from ..core.vec import Vec
 from ..descent import LBFGS, Method, Reason, minimise
 from ..oracle import ConstrainedOracle
 from ..pairs import Pairs
@@ -44,7 +45,7 @@ PENALTY = 1e12  # beyond which rho is not raised
 STEEP = 1e-6  # |P(grad |violation|^2)| over the violation below which it is locally least
 
 
-@state
+@solver_state("AugmentedLagrangianState")
 class AugmentedLagrangianState:
     """The point, the multipliers, the penalty and the inner accuracy."""
 

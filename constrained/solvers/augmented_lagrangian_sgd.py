@@ -41,7 +41,8 @@ from ..core.autodiff import Draw
 from ..core.moments import TailAverage
 from ..core.options import Fraction, Positive, Steps
 from ..core.solver import Feature, Multipliers, Point, Solver, Status
-from ..core.vec import Vec, state
+from ..core.states import solver_state
+from ..core.vec import Vec
 from ..oracle import ConstrainedOracle
 from ..spectrum import curvature
 
@@ -52,7 +53,7 @@ LONGER = 1.1  # a round over the one before
 GROWTH = 1e10  # of |x| over its start, beyond which the run has diverged
 
 
-@state
+@solver_state("AugmentedLagrangianSGDState")
 class AugmentedLagrangianSGDState:
     """The point, its averages, the multipliers and the round at hand."""
 

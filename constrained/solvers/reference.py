@@ -25,11 +25,12 @@ from .. import kkt
 from ..core.errors import Unsuitable, extra
 from ..core.options import Positive, Steps
 from ..core.solver import Feature, Point, Solver, Status
-from ..core.vec import Vec, state
+from ..core.states import solver_state
+from ..core.vec import Vec
 from ..oracle import ConstrainedOracle
 
 
-@state
+@solver_state("ReferenceState")
 class ReferenceState:
     """Where the other solver ended, and what it said."""
 

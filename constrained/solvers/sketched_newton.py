@@ -45,8 +45,9 @@ from ..accuracy import Accuracy, Estimated, Paper, Situation
 from ..autolinear import AutoLinear
 from ..core.options import Fraction, Positive, Steps
 from ..core.solver import Feature, Multipliers, Point, Solver, Status
+from ..core.states import solver_state
 from ..core.tape import Lagrangian, Tape
-from ..core.vec import Vec, state
+from ..core.vec import Vec
 from ..linear import LinearSolution, LinearSolver, Reason
 from ..oracle import ConstrainedOracle
 from ..restoration import STATIONARY, Violation, restore
@@ -58,7 +59,7 @@ DENSE = 300  # unknowns n + m up to which H and J are formed, with the eigenvalu
 ETA1, ETA2 = 1e8, 1e-8  # limits of the penalties
 
 
-@state
+@solver_state("SketchedNewtonState")
 class SketchedNewtonState:
     """The pair, the merit function's penalties, the accuracy."""
 

@@ -16,7 +16,8 @@ from constrained.core.errors import BilevelError, OptionError, SolveFailed, Unsu
 from constrained.core.options import Positive
 from constrained.core.result import Result
 from constrained.core.solver import Solver
-from constrained.core.vec import Vec, state
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
 from problems.quadratic import quadratic
 
 F64 = torch.float64
@@ -33,7 +34,7 @@ def bowl(**changed):
     return BilevelProblem(**{**options, **changed})
 
 
-@state
+@solver_state("WalkState")
 class WalkState:
     k: int
     x: Vec

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from constrained.core import vec
 from constrained.core.errors import ProblemError
-from constrained.core.vec import STATES, Vec, copy, finite, leaves_by_path, map_leaves, state, tensors
+from constrained.core.states import STATES, solver_state
+from constrained.core.vec import Vec, copy, finite, leaves_by_path, map_leaves, tensors
 
 
 def make(seed: int, dtype: torch.dtype = torch.float64) -> Vec:
@@ -167,7 +168,7 @@ def test_clone_and_detach():
 
 
 # -- states -----------------------------------------------------------------------------------------------------------------
-@state
+@solver_state("tests Inner")
 class Inner:
     """Part of a state."""
 
@@ -175,7 +176,7 @@ class Inner:
     memory: tuple[Vec, ...]
 
 
-@state
+@solver_state("tests Outer")
 class Outer:
     """A state."""
 
@@ -194,7 +195,7 @@ def test_a_state_is_frozen_and_registered():
     s = outer()
     with pytest.raises(FrozenInstanceError):
         s.k = 4  # pyright: ignore
-    assert STATES[f"{__name__}.Outer"] is Outer
+    assert STATES["tests Outer"] is Outer
 
 
 def test_leaves_of_a_state_have_paths_and_rebuild_it():

@@ -1,0 +1,99 @@
+"""States: frozen dataclasses whose tensors can be found, under names of their own in checkpoints and pickles.
+
+What a file holds is a name, never a module's path: code may move and files written before it did still load.
+"""
+
+# pyright: reportArgumentType=false
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import importlib
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, dataclass_transform
+
+from .errors import OptionError
+from .vec import register_node
+
+T = TypeVar("T")
+STATES: dict[str, type] = {}  # what a checkpoint may rebuild, by name
+ENUMS: dict[str, type[enum.Enum]] = {}
+
+
+@dataclass_transform(frozen_default=True)
+def solver_state(name: str) -> Callable[[type[T]], type[T]]:
+    """Make a class a frozen dataclass of tensors, Vecs, numbers, enums and other states, known to pytree and to files as `name`.
+
+    Raises OptionError where another class has the name. A class may have `upgraded(fields)`, a static method that brings the
+    fields of an older version's file up to date.
+
+    >>> @solver_state("Walk of the states module")
+    ... class Walk:
+    ...     k: int
+    >>> rebuilt("Walk of the states module", {"k": 3})
+    Walk(k=3)
+    """
+    if not isinstance(name, str) or not name:
+        raise OptionError(f"solver_state: name: expected a word that files know the class by, got {name!r:.60}")
+
+    def register(cls: type[T]) -> type[T]:
+        cls = dataclasses.dataclass(frozen=True)(cls)
+        _claim(STATES, name, cls)
+        fields = [field.name for field in dataclasses.fields(cls)]
+        register_node(cls, lambda value: ([getattr(value, f) for f in fields], None), lambda parts, _: cls(*parts), fields)
+        cls.__reduce__ = lambda self: (unpickled, (name, {f: getattr(self, f) for f in fields}, cls.__module__))  # pyright: ignore
+        cls.__setstate__ = lambda self, saved: vars(self).update(fitted(cls, saved))  # pyright: ignore  # pickles of 0.1
+        return cls
+
+    return register
+
+
+def state_enum(cls: type[T]) -> type[T]:
+    """Let states hold members of an Enum; files know it by the class's name. Raises OptionError where another has the name."""
+    _claim(ENUMS, cls.__name__, cls)
+    return cls
+
+
+def _claim(table: dict[str, Any], name: str, cls: type) -> None:
+    """A cell of a notebook that is run again, or a module loaded again, defines the same class anew."""
+    other = table.get(name)
+    if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        taken = f"{other.__module__}.{other.__qualname__}"
+        raise OptionError(f"solver_state: name: expected one that no other class has, got {name!r}, which is {taken}")
+    table[name] = cls
+
+
+def name_of(cls: type) -> str | None:
+    """The name that files know a state's class by."""
+    return next((name for name, known in STATES.items() if known is cls), None)
+
+
+def rebuilt(name: str, fields: Mapping[str, Any]) -> Any:
+    """The state of a file. Raises KeyError where no class has the name. 0.1 wrote it behind its module: `a.module.Name`."""
+    cls = STATES[name if name in STATES else name.rpartition(".")[2]]
+    return cls(**fitted(cls, fields))
+
+
+def unpickled(name: str, fields: Mapping[str, Any], module: str) -> Any:
+    """The state of a pickle, whose class is made known by its module; where that has moved, by its package."""
+    if name not in STATES:
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(module)
+    if name not in STATES:
+        importlib.import_module(module.partition(".")[0])
+    return rebuilt(name, fields)
+
+
+def fitted(cls: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved fields as the class has them now. 0.1 wrote the names of an enum's members; `upgraded` knows what else changed."""
+    found = dict(fields)
+    if hasattr(cls, "upgraded") and set(found) != {field.name for field in dataclasses.fields(cls)}:
+        found = cls.upgraded(found)
+    words = [name for name, value in found.items() if isinstance(value, str)]
+    kinds = typing.get_type_hints(cls) if words else {}
+    for name in words:
+        if isinstance(kinds.get(name), enum.EnumMeta):
+            found[name] = kinds[name][found[name]]
+    return found
