@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from problems.tiny_decoder import Block
+from problems.reweighting.tiny_decoder import Block
 
 VOCABULARY = 32_000
 SHAPES = {  # name: (width, layers, heads)

@@ -33,7 +33,7 @@ from decoder import SHAPES, Decoder, adapted
 from scalebio_step import Ours, token_loss
 
 from bilevel import LISA, AllBlocks, BilevelProblem, Live, MiniBatches, Mixture, PenaltySGD, ScaleBiO, memory, per_source
-from bilevel.memory import peak, words
+from bilevel.advice.memory import peak, words
 from constrained.core.vec import Vec
 from problems.logistic import logistic
 

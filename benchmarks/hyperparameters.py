@@ -21,7 +21,7 @@ import torch
 from scipy.optimize import minimize
 
 from bilevel import Implicit, iterate
-from problems.penalties import BEST, HIGH, LEAST, LOW, logistic_penalties, rows
+from problems.tuning.logistic import BEST, HIGH, LEAST, LOW, logistic_penalties, rows
 
 SHARES = (0.9, 0.99, 0.999)
 

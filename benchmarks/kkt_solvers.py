@@ -43,10 +43,10 @@ from constrained import (
     SketchedNewton,
     System,
     iterate,
-    kkt,
 )
 from constrained.core.vec import Vec
 from constrained.linear import LinearSolver
+from constrained.newton.kkt_system import kkt_system
 from problems.cutest import cutest
 from problems.logistic import logistic
 from problems.pde import poisson_control
@@ -75,7 +75,7 @@ class Case:
     def system(self) -> tuple[System, Vec]:
         """On a fresh tape, and the right-hand side."""
         at = self.problem.oracle(0).tape(self.x).lagrangian(self.lam)
-        system = replace(kkt.system(at, torch.ones_like(self.lam)), inverse=self.inverse)
+        system = replace(kkt_system(at, torch.ones_like(self.lam)), inverse=self.inverse)
         b = Vec.of(-torch.cat([at.gradient, at.tape.c]))
         if not self.explicit:
             return system, b

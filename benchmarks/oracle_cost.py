@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from constrained import SLSQP, ConstrainedProblem, SketchedNewton, solve
-from constrained.core.tape import Tape
+from constrained.core.derivatives.tape import Tape
 from problems.cutest import cutest
 from problems.logistic import logistic
 from problems.pde import poisson_control

@@ -31,8 +31,8 @@ import bilevel
 from bilevel import Implicit
 from constrained.core.vec import Vec
 from problems import Instance
-from problems.sparse import lasso
-from problems.tuning import Rows, ridge_1, ridge_50
+from problems.tuning.ridge import Rows, ridge_1, ridge_50
+from problems.tuning.sparse import lasso
 
 TRIALS = 100
 

@@ -16,20 +16,9 @@ import torch
 from step_cost import seconds, size
 from torch import Tensor, nn
 
-from bilevel import (
-    LISA,
-    AllBlocks,
-    BilevelProblem,
-    Live,
-    MiniBatches,
-    Mixture,
-    ScaleBiO,
-    SourceBatches,
-    memory,
-    per_source,
-)
-from bilevel.memory import peak, words
-from problems.tiny_decoder import TinyDecoder
+from bilevel import LISA, AllBlocks, BilevelProblem, Live, MiniBatches, Mixture, ScaleBiO, SourceBatches, memory, per_source
+from bilevel.advice.memory import peak, words
+from problems.reweighting.tiny_decoder import TinyDecoder
 
 VOCABULARY, SOURCES = 1024, 4
 SCHEDULES = {"all": AllBlocks(), "lisa": LISA(layers=2, every=20)}

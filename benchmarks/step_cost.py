@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bilevel import F2SA, BilevelProblem, FullBatch, KwonSingleLoop, PenaltySGD, Point
-from bilevel.memory import peak
+from bilevel.advice.memory import peak
 from constrained.core.solver import Solver
 from constrained.core.vec import tensors
 

@@ -17,78 +17,79 @@ if not hasattr(_constrained, "_BILEVEL"):  # a user's own constrained.py came fi
 from constrained.core.auto import Attempt, Auto
 from constrained.core.callbacks import Checkpoint, EarlyStopping, History, Progress, StopWhen, TensorBoard
 from constrained.core.data import FullBatch, MiniBatches, NoData
-from constrained.core.function import Function
+from constrained.core.derivatives.function import Function
+from constrained.core.errors import (
+    BilevelError,
+    CheckpointError,
+    MissingExtra,
+    NonFiniteGradient,
+    NonFiniteStart,
+    OptionError,
+    OutputError,
+    ProblemError,
+    SolveFailed,
+    Unsuitable,
+)
+from constrained.core.event import Event
 from constrained.core.live import Live
-from constrained.core.loaders import Stream
-from constrained.core.moments import SGD, AdamW, ScalarAdam
+from constrained.core.optimizers import SGD, AdamW, ScalarAdam
 from constrained.core.options import Cosine, Power
+from constrained.core.problem import Multipliers, Point
 from constrained.core.result import Result
-from constrained.core.run import Event, iterate, solve
-from constrained.core.solver import Feature, Multipliers, Point, Status
+from constrained.core.run import iterate, solve
 from constrained.core.sources import SourceBatches
+from constrained.core.status import Feature, Status
+from constrained.core.stream import Stream
 from constrained.core.torch_optimizer import TorchOptimizer
+from constrained.core.vec import Vec
 from constrained.core.version import VERSION as __version__
-from constrained.descent import LBFGS, SPG, ProjectedLBFGS
-from constrained.face import FaceLBFGS
-from constrained.intersections import BoxHyperplane, CvxpySet
+from constrained.descent import LBFGS, SPG, FaceLBFGS, NewtonCG, ProjectedLBFGS
+from constrained.linear import CG, Direct, Minres, Neumann, ProjectedCG
 from constrained.multistart import multistart
-from constrained.newton_cg import NewtonCG
 from constrained.polyhedron import Polyhedron
-from constrained.sets import Affine, Ball, Box, Everywhere, Halfspace, Product, Simplex
+from constrained.sets import Affine, Ball, Box, BoxHyperplane, ConvexSet, CvxpySet, Everywhere, Halfspace, Product, Simplex
 
-from .adjoint import AdjointMethod
+from . import moved as moved  # old names of modules
+from . import solvers
+from .advice import measure as measure  # registers `problem.diagnose`
+from .advice.memory import MemoryReport, MemoryWatch, memory
+from .advice.plots import plot_weights
+from .advice.recommend import Recommendation, recommend  # registers the default solver
+from .advice.retrain import Retrained, retrain
 from .blocks import LISA, AllBlocks, Cyclic
-from .fixed_point import FixedPoint
-from .hypergradient import Hypergradient, hypergradient
-from .memory import MemoryReport, MemoryWatch, memory
+from .hypergradients.adjoint import AdjointMethod
+from .hypergradients.fixed_point import FixedPoint
+from .hypergradients.hypergradient import Hypergradient, hypergradient
+from .hypergradients.stochastic_neumann import StochasticNeumann
+from .hypergradients.unrolled import Unrolled
 from .mixture import Mixture, per_source, softmax
-from .neumann import Neumann, StochasticNeumann
-from .plots import plot_weights
 from .problem import BilevelProblem
-from .recommend import Recommendation, recommend  # registers the default solver
-from .retrain import Retrained, retrain
-from .solvers.bo_rep import BORep
-from .solvers.f2sa import F2SA
-from .solvers.implicit import Implicit
-from .solvers.kwon import KwonDoubleLoop, KwonSingleLoop
-from .solvers.lv_hba import LVHBA
-from .solvers.lv_hba_single import LVHBASingleLoop
-from .solvers.maid import MAID
-from .solvers.pbgd import GPBGD, VPBGD
-from .solvers.pbgd_fixed import GPBGDFixedStep, VPBGDFixedStep
-from .solvers.penalty import Penalty
-from .solvers.penalty_sgd import PenaltySGD
-from .solvers.scalebio import ScaleBiO
-from .solvers.soba import SOBA
-from .solvers.stocbio import StocBiO
-from .unrolled import Unrolled
+from .solvers import *  # noqa: F403  # the one list of them
 
 __all__ = [
-    "F2SA",
-    "GPBGD",
+    "CG",
     "LBFGS",
     "LISA",
-    "LVHBA",
-    "MAID",
     "SGD",
-    "SOBA",
     "SPG",
-    "VPBGD",
     "AdamW",
     "AdjointMethod",
     "Affine",
     "AllBlocks",
     "Attempt",
     "Auto",
-    "BORep",
     "Ball",
+    "BilevelError",
     "BilevelProblem",
     "Box",
     "BoxHyperplane",
     "Checkpoint",
+    "CheckpointError",
+    "ConvexSet",
     "Cosine",
     "CvxpySet",
     "Cyclic",
+    "Direct",
     "EarlyStopping",
     "Event",
     "Everywhere",
@@ -97,47 +98,48 @@ __all__ = [
     "FixedPoint",
     "FullBatch",
     "Function",
-    "GPBGDFixedStep",
     "Halfspace",
     "History",
     "Hypergradient",
-    "Implicit",
-    "KwonDoubleLoop",
-    "KwonSingleLoop",
-    "LVHBASingleLoop",
     "Live",
     "MemoryReport",
     "MemoryWatch",
     "MiniBatches",
+    "Minres",
+    "MissingExtra",
     "Mixture",
     "Multipliers",
     "Neumann",
     "NewtonCG",
     "NoData",
-    "Penalty",
-    "PenaltySGD",
+    "NonFiniteGradient",
+    "NonFiniteStart",
+    "OptionError",
+    "OutputError",
     "Point",
     "Polyhedron",
     "Power",
+    "ProblemError",
     "Product",
     "Progress",
+    "ProjectedCG",
     "ProjectedLBFGS",
     "Recommendation",
     "Result",
     "Retrained",
     "ScalarAdam",
-    "ScaleBiO",
     "Simplex",
+    "SolveFailed",
     "SourceBatches",
     "Status",
-    "StocBiO",
     "StochasticNeumann",
     "StopWhen",
     "Stream",
     "TensorBoard",
     "TorchOptimizer",
     "Unrolled",
-    "VPBGDFixedStep",
+    "Unsuitable",
+    "Vec",
     "__version__",
     "hypergradient",
     "iterate",
@@ -150,3 +152,4 @@ __all__ = [
     "softmax",
     "solve",
 ]
+__all__ += solvers.__all__

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constrained.core.autodiff import Draw, Linearization, Objective, accumulated, gradient, split
-from constrained.core.calls import Calls
-from constrained.core.constraint import Constraint
+from constrained.core.derivatives.constraint import Constraint
+from constrained.core.derivatives.counts import Calls
+from constrained.core.derivatives.objective import Draw, Linearization, Objective, accumulated, gradient, split
 from constrained.core.errors import ProblemError
-from constrained.core.live import Ranks
-from constrained.core.solver import Oracle
+from constrained.core.problem import Oracle
+from constrained.core.processes import Ranks
 from constrained.core.vec import Vec
 from constrained.sets import ConvexSet
 

@@ -6,27 +6,28 @@ import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from constrained.core.choice import diagnosed
 from constrained.core.data import FullBatch, NoData, Sampler, exact
-from constrained.core.errors import NonFiniteStart, OptionError, ProblemError, Unsuitable
-from constrained.core.function import Function
-from constrained.core.live import Live, LiveVec, Ranks
-from constrained.core.solver import WELCOME, Feature, Point, Problem
+from constrained.core.derivatives.function import Function
+from constrained.core.errors import NonFiniteStart, OptionError, ProblemError
+from constrained.core.live import Live, LiveVec
+from constrained.core.problem import Point, Problem
+from constrained.core.processes import Ranks
+from constrained.core.status import Feature
 from constrained.core.variables import begun, calling, module_of, no_dropout, variable
 from constrained.core.vec import Vec
 from constrained.sets import ConvexSet, Everywhere
 
-from . import derivatives, residuals
-from .lower_gap import lower_gap
+from .certificates import derivatives, residuals
+from .certificates.lower_gap import lower_gap
+from .hypergradients.adjoint import SUPPORTS
 from .mixture import Mixture
 from .oracle import LOWER_STREAM, UPPER_STREAM, BilevelOracle
-from .value import Value
-
-if TYPE_CHECKING:
-    from .diagnose import Diagnosis
+from .reformulations.differentiable_value import Value
 
 CONSTRAINTS = ("lower_equality", "lower_inequality", "upper_equality", "upper_inequality")
 STREAMS = {"upper_data": UPPER_STREAM, "lower_data": LOWER_STREAM}
@@ -218,27 +219,28 @@ class BilevelProblem(Problem):
 
     def _live(self) -> Value:
         if self._value is None:
-            object.__setattr__(self, "_value", Value(self))
+            self.require("value", SUPPORTS)
+            object.__setattr__(self, "_value", Value(self.oracle()))
         assert self._value is not None
         return self._value
 
     # -- truth ----------------------------------------------------------------------------------------------------------
     def fun(self, point: Point) -> float:
-        oracle, x, y, _ = self._read(point)
+        oracle, x, y, _ = self.read(point)
         return float(oracle.f.value((x, y)))
 
     def residuals(self, point: Point) -> dict[str, float]:
-        """`bilevel.residuals` at a point. With mini-batches: on all of the data; what depends on a `Stream`: on its first batch,
-        under a name that ends in `_estimate`.
+        """`bilevel.certificates.residuals` at a point. With mini-batches: on all of the data; what depends on a `Stream`: on its
+        first batch, under a name that ends in `_estimate`.
         """
-        oracle, x, y, without = self._read(point)
+        oracle, x, y, without = self.read(point)
         return residuals.renamed(residuals.residuals(oracle, x, y, point.multipliers), without)
 
     def certify(self, point: Point) -> dict[str, float]:
         """`residuals`; `lower_gap` against re-solves of the lower level from several starts; and, where a first derivative is not
         that of its function, its relative error, `lower: d/dx` for instance.
         """
-        oracle, x, y, without = self._read(point)
+        oracle, x, y, without = self.read(point)
         starts = [oracle.variables["y"]]
         known = self.closed_form(x)
         starts += [] if known is None else [known]
@@ -252,15 +254,13 @@ class BilevelProblem(Problem):
     def check(self, start: Point | None = None) -> derivatives.Report:
         """Compare every derivative with finite differences at the start, or at a given point. See `derivatives.Report`."""
         self.require("check", ~Feature.LIVE)
-        oracle, x, y, _ = self._read(start or Point(None, None))
+        oracle, x, y, _ = self.read(start or Point(None, None))
         return derivatives.check(oracle, x, y)
 
-    def diagnose(self, start: Point | None = None) -> Diagnosis:
-        """A page on the problem at the start, or at a given point: `print(problem.diagnose())`. See `diagnose.Diagnosis`."""
+    def diagnose(self, start: Point | None = None) -> Any:
+        """A page on the problem at the start, or at a given point: `print(problem.diagnose())`. See `Diagnosis`."""
         self.require("diagnose", ~Feature.LIVE)
-        from .diagnose import diagnose  # which knows the solvers, and these know this class
-
-        return diagnose(self, start)
+        return diagnosed(self, start)
 
     def module(self, point: Point) -> torch.nn.Module:
         """A copy of the module given as y (else as x) with the point's values as its parameters; a live one where it has them."""
@@ -286,13 +286,7 @@ class BilevelProblem(Problem):
         y = self._variables()["y"]
         return begun("y", self.lower_solution(x.tree()), y)
 
-    def require(self, who: str, supported: Feature) -> None:
-        """Raise Unsuitable where the problem has features beyond the `supported` ones."""
-        bad = self.features & ~(supported | WELCOME)
-        if bad:
-            raise Unsuitable(f"{who}: does not handle {bad.words()}")
-
-    def _read(self, point: Point) -> tuple[BilevelOracle, Vec, Vec, list[str]]:
+    def read(self, point: Point) -> tuple[BilevelOracle, Vec, Vec, list[str]]:
         """An oracle on all of the data, the point as Vecs, and the samplers that have no full batch but give their first."""
         whole, without = self, []
         if Feature.SAMPLES in self.features:

@@ -5,72 +5,126 @@ result = solve(problem)
 result.x, result.multipliers, result.status, result.residuals()
 """
 
+from . import moved as moved  # old names of modules
 from . import recommend as recommend  # registers the default solver
-from .accuracy import Estimated, Paper
-from .autolinear import AutoLinear
+from . import solvers
+from .core.auto import Attempt, Auto
+from .core.callbacks import Checkpoint, EarlyStopping, History, Progress, StopWhen, TensorBoard
+from .core.data import FullBatch, MiniBatches, NoData
+from .core.derivatives.function import Function
+from .core.errors import (
+    BilevelError,
+    CheckpointError,
+    MissingExtra,
+    NonFiniteGradient,
+    NonFiniteStart,
+    OptionError,
+    OutputError,
+    ProblemError,
+    SolveFailed,
+    Unsuitable,
+)
+from .core.event import Event
+from .core.moved import forwarding
+from .core.optimizers import SGD, AdamW, ScalarAdam
+from .core.options import Cosine, Power
+from .core.problem import Multipliers, Point
+from .core.result import Result
 from .core.run import iterate, solve
-from .core.solver import Multipliers, Point, Status
+from .core.sources import SourceBatches
+from .core.status import Feature, Status
+from .core.stream import Stream
+from .core.torch_optimizer import TorchOptimizer
 from .core.vec import Vec
-from .descent import LBFGS, SPG, ProjectedLBFGS
-from .direct import Direct
-from .face import FaceLBFGS
-from .intersections import BoxHyperplane, CvxpySet
-from .linear import CG, Minres, System
+from .core.version import VERSION as __version__
+from .descent import LBFGS, SPG, FaceLBFGS, NewtonCG, ProjectedLBFGS
+from .linear import CG, AutoLinear, Direct, Gaussian, Kaczmarz, Minres, Neumann, ProjectedCG, Sketch, System
 from .minimize import minimize
 from .multistart import multistart
-from .newton_cg import NewtonCG
+from .newton.accuracy import EstimatedAccuracy, PaperAccuracy
 from .polyhedron import Polyhedron
 from .problem import ConstrainedProblem
-from .projected import ProjectedCG
-from .sets import Affine, Ball, Box, ConvexSet, Everywhere, Halfspace, Product, Simplex
-from .sketch import Gaussian, Kaczmarz, Sketch
-from .solvers.augmented_lagrangian import AugmentedLagrangian
-from .solvers.augmented_lagrangian_sgd import AugmentedLagrangianSGD
-from .solvers.reference import SLSQP, TrustConstr
-from .solvers.sketched_newton import SketchedNewton
+from .sets import Affine, Ball, Box, BoxHyperplane, ConvexSet, CvxpySet, Everywhere, Halfspace, Product, Simplex
+from .solvers import *  # noqa: F403  # the one list of them
 
 _BILEVEL = True  # lets `bilevel` tell this package from a user's own constrained.py
 
 __all__ = [
     "CG",
     "LBFGS",
-    "SLSQP",
+    "SGD",
     "SPG",
+    "AdamW",
     "Affine",
-    "AugmentedLagrangian",
-    "AugmentedLagrangianSGD",
+    "Attempt",
+    "Auto",
     "AutoLinear",
     "Ball",
+    "BilevelError",
     "Box",
     "BoxHyperplane",
+    "Checkpoint",
+    "CheckpointError",
     "ConstrainedProblem",
     "ConvexSet",
+    "Cosine",
     "CvxpySet",
     "Direct",
-    "Estimated",
+    "EarlyStopping",
+    "EstimatedAccuracy",
+    "Event",
     "Everywhere",
     "FaceLBFGS",
+    "Feature",
+    "FullBatch",
+    "Function",
     "Gaussian",
     "Halfspace",
+    "History",
     "Kaczmarz",
+    "MiniBatches",
     "Minres",
+    "MissingExtra",
     "Multipliers",
+    "Neumann",
     "NewtonCG",
-    "Paper",
+    "NoData",
+    "NonFiniteGradient",
+    "NonFiniteStart",
+    "OptionError",
+    "OutputError",
+    "PaperAccuracy",
     "Point",
     "Polyhedron",
+    "Power",
+    "ProblemError",
     "Product",
+    "Progress",
     "ProjectedCG",
     "ProjectedLBFGS",
+    "Result",
+    "ScalarAdam",
     "Simplex",
     "Sketch",
-    "SketchedNewton",
+    "SolveFailed",
+    "SourceBatches",
     "Status",
+    "StopWhen",
+    "Stream",
     "System",
-    "TrustConstr",
+    "TensorBoard",
+    "TorchOptimizer",
+    "Unsuitable",
     "Vec",
+    "__version__",
     "iterate",
     "minimize",
     "multistart",
     "solve",
 ]
+__all__ += solvers.__all__
+
+__getattr__ = forwarding(
+    __name__,
+    {f"{rule}": f"constrained.newton.accuracy:{rule}Accuracy" for rule in ("Estimated", "Paper")},
+)

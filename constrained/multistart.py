@@ -10,9 +10,11 @@ import torch
 
 from .core.errors import OptionError, Unsuitable, extra
 from .core.options import number
+from .core.problem import Point, Problem
 from .core.result import Result
 from .core.run import solve
-from .core.solver import Feature, Point, Problem, Solver
+from .core.solver import Solver
+from .core.status import Feature
 from .core.vec import Vec
 
 FAR = 1e30  # beyond any bound

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .core.autodiff import Draw, Objective
-from .core.calls import Calls
-from .core.constraint import Constraint
 from .core.data import Sampler
-from .core.replay import Replay
-from .core.solver import Oracle
-from .core.tape import Tape
+from .core.derivatives.constraint import Constraint
+from .core.derivatives.counts import Calls
+from .core.derivatives.objective import Draw, Objective
+from .core.derivatives.replay import Replay
+from .core.derivatives.tape import Tape
+from .core.problem import Oracle
 from .core.vec import Vec
 from .sets import ConvexSet
 

@@ -28,7 +28,7 @@ from .core.errors import ProblemError, Unsuitable
 from .core.vec import Vec
 from .descent import ProjectedLBFGS, minimise
 from .sets import Box, ConvexSet, Everywhere
-from .tangent import Tangent, has_tangent, tangent
+from .sets.tangent import Tangent, has_tangent, tangent
 
 STEPS = 50  # Newton steps
 ARMIJO = 1e-4

@@ -12,10 +12,11 @@ import torch
 
 from . import kkt
 from .core.data import FullBatch, NoData, Sampler
+from .core.derivatives.function import Function
+from .core.derivatives.replay import Replay
 from .core.errors import OptionError, ProblemError
-from .core.function import Function
-from .core.replay import Replay
-from .core.solver import Feature, Multipliers, Point, Problem
+from .core.problem import Multipliers, Point, Problem
+from .core.status import Feature
 from .core.variables import begun, calling, no_dropout, variable
 from .core.vec import Vec
 from .oracle import ConstrainedOracle

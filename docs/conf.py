@@ -52,8 +52,8 @@ toc_object_entries_show_parents = "hide"
 LINKS = {name: f"bilevel.{name}" for name in bilevel.__all__}
 LINKS |= {name: f"constrained.{name}" for name in constrained.__all__ if name not in LINKS}
 LINKS |= {name: f"constrained.core.errors.{name}" for name, value in vars(errors).items() if inspect.isclass(value)}
-LINKS |= {"Sampler": "constrained.core.data.Sampler", "Optimizer": "constrained.core.moments.Optimizer"}
-LINKS |= {"derivatives.Report": "bilevel.derivatives.Report", "Solver": "constrained.core.solver.Solver"}
+LINKS |= {"Sampler": "constrained.core.data.Sampler", "Optimizer": "constrained.core.optimizers.Optimizer"}
+LINKS |= {"derivatives.Report": "bilevel.certificates.derivatives.Report", "Solver": "constrained.core.solver.Solver"}
 RETURNED = {bilevel.Event, bilevel.Result, bilevel.Hypergradient, bilevel.Status, bilevel.Feature}
 RETURNED |= {BilevelOracle, Level, LevelAt}  # made by the library only
 

@@ -5,25 +5,24 @@
 
 from collections.abc import Callable
 
-from .cleaning import hyper_cleaning
-from .constrained_instance import ConstrainedInstance
+from .cleaning.problem import hyper_cleaning
+from .coupled import FAMILY as LV_HBA
 from .cutest import cutest
 from .exponential import exponential
-from .hyper_representation import hyper_representation
-from .instance import Instance, Recommended
+from .images import denoising, least_squares
+from .instance import ConstrainedInstance, Instance, Recommended
 from .logistic import logistic
-from .lv_hba import FAMILY as LV_HBA
-from .maid import denoising, least_squares
 from .pde import poisson_control
-from .penalties import logistic_penalties
 from .quadratic import quadratic
-from .recurrent_regulariser import recurrent_regulariser
-from .reweighting import reweighting_logistic, reweighting_noise
-from .reweighting_decoder import reweighting_lm, reweighting_text
-from .sparse import elastic_net, lasso
-from .text_cleaning import text_cleaning
+from .reweighting.decoder import reweighting_lm, reweighting_text
+from .reweighting.problem import reweighting_logistic, reweighting_noise
+from .texts.cleaning import text_cleaning
+from .texts.hyper_representation import hyper_representation
+from .texts.recurrent_regulariser import recurrent_regulariser
 from .toy import pl_toy
-from .tuning import ridge_1, ridge_50
+from .tuning.logistic import logistic_penalties
+from .tuning.ridge import ridge_1, ridge_50
+from .tuning.sparse import elastic_net, lasso
 
 ZOO: dict[str, Callable[..., Instance]] = {
     "cutest": cutest,

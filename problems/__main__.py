@@ -14,10 +14,10 @@ from constrained.core.errors import BilevelError, OptionError
 from constrained.core.version import VERSION
 
 from . import ZOO
-from .command import DTYPES, SOLVERS, choose, make, pairs
-from .distributed import joined
+from .cli.distributed import joined
+from .cli.run import WIDTH, run
+from .cli.words import DTYPES, SOLVERS, choose, make, pairs
 from .papers import PAPERS
-from .runner import WIDTH, run
 
 
 def parser() -> argparse.ArgumentParser:

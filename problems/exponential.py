@@ -17,7 +17,7 @@ import torch
 from bilevel.problem import BilevelProblem
 from bilevel.solvers.bo_rep import BORep
 from constrained.core.data import NoData
-from constrained.core.solver import Point
+from constrained.core.problem import Point
 
 from .arguments import number, placed, whole
 from .instance import Instance, Recommended

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from constrained.core.problem import Point, Problem
 from constrained.core.run import Result
-from constrained.core.solver import Feature, Point, Problem, Solver
+from constrained.core.solver import Solver
+from constrained.core.status import Feature
 from constrained.core.vec import Vec
 
 
@@ -71,3 +74,13 @@ class Study(ABC):
     def draw(self, result: Result, folder: Path) -> None:
         """Pictures of one result into a folder; none unless a family has some."""
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstrainedInstance(Instance):
+    """optimum: the least f known on the feasible set, NaN where none is; start: x0 with the multipliers lam0 that the source
+    starts from.
+    """
+
+    start: Point
+    optimum: float = math.nan

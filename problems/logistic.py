@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from constrained.core.errors import OptionError, extra
-from constrained.core.solver import Multipliers, Point
+from constrained.core.problem import Multipliers, Point
 from constrained.problem import ConstrainedProblem
 
 from .arguments import number, placed, whole
-from .constrained_instance import ConstrainedInstance
+from .instance import ConstrainedInstance
 from .libsvm import read_libsvm
 
 # The sets of the paper: features, rows.

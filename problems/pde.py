@@ -19,11 +19,11 @@ import math
 import torch
 from torch import Tensor
 
-from constrained.core.solver import Multipliers, Point
+from constrained.core.problem import Multipliers, Point
 from constrained.problem import ConstrainedProblem
 
 from .arguments import placed, whole
-from .constrained_instance import ConstrainedInstance
+from .instance import ConstrainedInstance
 
 WEIGHT = 0.1
 

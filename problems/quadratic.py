@@ -18,7 +18,7 @@ import torch
 from bilevel.problem import BilevelProblem
 from constrained.core.data import NoData, Sampler
 from constrained.core.errors import OptionError
-from constrained.core.solver import Point
+from constrained.core.problem import Point
 
 from .arguments import number, placed, whole
 from .instance import Instance

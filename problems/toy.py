@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from bilevel.problem import BilevelProblem
-from constrained.core.solver import Point
+from constrained.core.problem import Point
 from constrained.sets import Box
 
 from .arguments import placed, whole

@@ -57,9 +57,9 @@ from constrained import (
 )
 from constrained.core.solver import Solver
 from constrained.sets import ConvexSet
+from problems.coupled import coupled_toy, llc
 from problems.cutest import cutest
 from problems.instance import Instance
-from problems.lv_hba import coupled_toy, llc
 from problems.quadratic import quadratic
 from problems.toy import pl_toy
 

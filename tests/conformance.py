@@ -32,10 +32,10 @@ from torch import Tensor
 import bilevel
 import constrained
 from bilevel import Event, Point, Status, iterate
-from constrained.core import data, errors, moments, options
-from constrained.core.calls import Count
+from constrained.core import data, errors, optimizers, options
+from constrained.core.derivatives.counts import Count
 from constrained.core.run import default_solver
-from constrained.core.solver import Feature
+from constrained.core.status import Feature
 from constrained.core.vec import Vec, leaves_by_path, tensors
 from constrained.sets import Everywhere
 
@@ -68,7 +68,7 @@ def frozen(case: Case) -> None:
 @check
 def repr_is_code(case: Case) -> None:
     """`eval(repr(solver)) == solver`, with the library's public names."""
-    assert eval(repr(case.solver), {**vars(constrained), **vars(moments), **vars(bilevel)}) == case.solver
+    assert eval(repr(case.solver), {**vars(constrained), **vars(optimizers), **vars(bilevel)}) == case.solver
 
 
 @check

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from bilevel import BilevelProblem, Box, Function, Live, MiniBatches, Mixture, Result, solve
 from bilevel.problem import CONSTRAINTS
-from constrained.core.solver import Feature, Problem
+from constrained.core.problem import Problem
+from constrained.core.status import Feature
 from constrained.core.variables import calling
 from constrained.core.vec import Vec, leaves_by_path
 from constrained.problem import ConstrainedProblem

@@ -16,7 +16,7 @@ import constrained
 from constrained.core import errors
 from problems import ZOO
 from problems.__main__ import parser
-from problems.command import choose, make, pairs
+from problems.cli.words import choose, make, pairs
 
 DOCS = ROOT / "docs"
 REFERENCE = "\n".join(path.read_text() for path in sorted((DOCS / "reference").glob("*.md")))

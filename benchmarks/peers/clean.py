@@ -13,9 +13,9 @@ from rich.table import Table
 
 from bilevel import Penalty, ScalarAdam, solve
 from constrained.core.vec import Vec
-from problems.cleaning import hyper_cleaning
-from problems.cleaning_baselines import evaluate
-from problems.cleaning_data import CleaningData, digits
+from problems.cleaning.baselines import evaluate
+from problems.cleaning.data import CleaningData, digits
+from problems.cleaning.problem import hyper_cleaning
 
 from .side import Call, Peer, asked
 from .task import Exact, Task, cleaning

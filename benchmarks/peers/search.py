@@ -18,7 +18,7 @@ from rich.table import Table
 from scipy.optimize import minimize
 
 from bilevel import Implicit, iterate
-from problems.penalties import BEST, logistic_penalties
+from problems.tuning.logistic import BEST, logistic_penalties
 
 from .side import Call, Peer, Side, asked, measured, progress
 from .task import Exact, Task

@@ -15,9 +15,9 @@ import torch
 from hyperparameters import conjugate_gradients, softmax
 from torch import Tensor
 
-from problems.cleaning import RIDGE
-from problems.cleaning_data import CleaningData
-from problems.penalties import HIGH, LEAST, LOW, rows
+from problems.cleaning.data import CleaningData
+from problems.cleaning.problem import RIDGE
+from problems.tuning.logistic import HIGH, LEAST, LOW, rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import bilevel
 from bilevel import BilevelProblem, Box, Everywhere
-from problems.penalties import logistic_penalties
+from problems.tuning.logistic import logistic_penalties
 
 from .side import Answer, Call, Peer, Side
 from .task import Task

@@ -35,12 +35,14 @@ import torch
 from torch import Tensor
 
 from constrained.core.options import Count, Momentum, Positive, Power, Schedule, Steps, at
-from constrained.core.solver import Feature, Point, Solver, Status
+from constrained.core.problem import Point
+from constrained.core.solver import Solver
 from constrained.core.states import solver_state
+from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
 
-from ..loops import grown, largest_curvature, size
 from ..oracle import BilevelOracle
+from ..single_loop import grown, largest_curvature, size
 
 LONGEST = 0.1  # step of v where none is given
 TINY = 1e-30  # a length of m that is none

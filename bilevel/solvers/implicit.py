@@ -29,19 +29,21 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from constrained.core.options import Fraction, Positive, Steps
-from constrained.core.solver import Feature, Point, Solver, Status
+from constrained.core.problem import Point
+from constrained.core.solver import Solver
 from constrained.core.states import solver_state
+from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
 from constrained.descent import LBFGS, Descent, Method, Reason
-from constrained.diagonal import Diagonal
+from constrained.descent.newton_cg import NewtonCG
 from constrained.linear import CG, LinearSolver
 from constrained.linear import Reason as LinearReason
-from constrained.newton_cg import NewtonCG
+from constrained.linear.diagonal import Diagonal
 
-from ..adjoint import AdjointMethod
-from ..hyperobjective import Hyperobjective, Response
-from ..lower import Lower
+from ..hypergradients.adjoint import AdjointMethod
+from ..lower.solution import Lower
 from ..oracle import BilevelOracle
+from ..reformulations.hyperobjective import Hyperobjective, Response
 
 PATIENCE = 50  # outer steps without a smaller R after which the inner accuracy is raised
 STILL = 1e-8  # a relative step; without a smaller R it counts as a fifth of the patience: x is at a kink

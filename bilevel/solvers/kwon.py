@@ -38,15 +38,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from constrained.core.autodiff import Draw
-from constrained.core.moments import TailAverage
+from constrained.core.derivatives.objective import Draw
+from constrained.core.optimizers import TailAverage
 from constrained.core.options import Positive, Power, Schedule, Weight, at
-from constrained.core.solver import Feature, Point, Solver, Status
+from constrained.core.problem import Point
+from constrained.core.solver import Solver
 from constrained.core.states import solver_state
+from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
 
-from ..loops import grown, size
 from ..oracle import BilevelOracle, Level
+from ..single_loop import grown, size
 
 Pair = tuple[Vec, Vec]  # d/dx, d/dy
 

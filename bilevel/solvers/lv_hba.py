@@ -13,7 +13,7 @@ Algorithm 1, LVHBA (tuning-free; c starts at 1, rows of the constraints normalis
     (1) th, la <- the saddle at (x, y, z): la = P_Z(z + gamma2 c(x, th)), th by an inner minimisation, warm-started, to a
         residual theta min(1, R / c)
     (2) (x, y, z) <- one step on phi = (f + c (g - v)) / max(c, 1) over C x Z: L-BFGS along the faces of the set
-        (`face.py`), in the plane where C is affine; where its line search fails, theta <- theta / 10
+        (`face_lbfgs.py`), in the plane where C is affine; where its line search fails, theta <- theta / 10
     (3) when R = max(c, 1) |w - P(w - grad phi)| <= max(tol, 4 / c^2) / 20:  extrapolate w = (x, y, z) over the last three c
         to 1/c = 0;  b = the change of that since the last c
     (4) stop if b <= 10 tol; where already 2 (g - v) <= (tol / 10)^2, w needs no extrapolation: stay at c until R <= tol / 20;
@@ -40,17 +40,20 @@ import torch
 from torch import Tensor
 
 from constrained.core.options import Fraction, Positive, Steps
-from constrained.core.solver import Feature, Point, Solver, Status
+from constrained.core.problem import Point
+from constrained.core.solver import Solver
 from constrained.core.states import solver_state
+from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
 from constrained.descent import LBFGS, Descent, Method, Reason, residual
-from constrained.face import FaceLBFGS
-from constrained.pairs import Pairs
+from constrained.descent.curvature_pairs import Pairs
+from constrained.descent.face_lbfgs import FaceLBFGS
 from constrained.sets import ConvexSet, Everywhere
 
-from ..coupled import Coupled, coupled, join
-from ..lower_value import Saddle, penalised_gap, solve_constrained_lower
+from ..lower.coupled_set import Coupled, coupled, join
+from ..lower.regularised_value import Saddle, solve_constrained_lower
 from ..oracle import BilevelOracle
+from ..reformulations.lagrangian_gap import penalised_gap
 
 PATIENCE = 50  # outer steps without a smaller R after which the inner accuracy is raised
 GROWTH = 10.0  # of c

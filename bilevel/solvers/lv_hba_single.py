@@ -5,8 +5,8 @@ Problem
     convex, g convex in y, with multipliers at its solutions.
 
 Reformulation
-    min f / c + g - v over C x Z, c -> infinity, with v the proximal Lagrangian value function of `lower_value.py` and Z = [0, r]
-    for inequalities, [-r, r] for equalities.
+    min f / c + g - v over C x Z, c -> infinity, with v the proximal Lagrangian value function of `regularised_value.py` and
+    Z = [0, r] for inequalities, [-r, r] for equalities.
 
 Algorithm 1 (step k, c_k = c(k))
     (1) th+ = P_Y(th - eta (g_y(x, th) + J_y(x, th)'la + (th - y) / gamma1))
@@ -21,7 +21,7 @@ Notation
 
 References
     Yao, Yu, Zeng, Zhang: ICLR 2024, arXiv 2401.16164, Algorithm 1. Deviations: the constraints' rows are normalised
-    (`coupled.py`), which scales la and z; the step sizes are estimated where none are given; the answer is a lower solution.
+    (`coupled_set.py`), which scales la and z; the step sizes are estimated where none are given; the answer is a lower solution.
 """
 
 from __future__ import annotations
@@ -35,16 +35,19 @@ import torch
 from torch import Tensor
 
 from constrained.core.options import Positive, Power, Schedule, Steps, at
-from constrained.core.solver import Feature, Point, Solver, Status
+from constrained.core.problem import Point
+from constrained.core.solver import Solver
 from constrained.core.states import solver_state
+from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
-from constrained.newton_cg import NewtonCG
+from constrained.descent.newton_cg import NewtonCG
 from constrained.sets import ConvexSet
 
-from ..coupled import Coupled, coupled, join
-from ..loops import grown, size
-from ..lower_value import Rows, solve_constrained_lower
+from ..lower.constraints import Rows
+from ..lower.coupled_set import Coupled, coupled, join
+from ..lower.regularised_value import solve_constrained_lower
 from ..oracle import BilevelOracle
+from ..single_loop import grown, size
 
 PROBES = 12  # gradient differences an estimate of a Lipschitz constant takes
 STEEP = 1e150  # a slope whose square is a number

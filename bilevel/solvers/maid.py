@@ -43,19 +43,21 @@ from typing import ClassVar
 
 import torch
 
-from constrained.core.autodiff import Linearization
-from constrained.core.finite import direction
+from constrained.core.derivatives.finite_differences import direction
+from constrained.core.derivatives.objective import Linearization
 from constrained.core.options import Fraction, Positive, Steps
-from constrained.core.solver import Feature, Point, Solver, Status
+from constrained.core.problem import Point
+from constrained.core.solver import Solver
 from constrained.core.states import solver_state
+from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
 from constrained.descent import LBFGS, Method, Minimum, Reason, minimise
+from constrained.descent.curvature_pairs import Pairs
 from constrained.linear import CG, System
 from constrained.linear import Reason as LinearReason
-from constrained.pairs import Pairs
-from constrained.spectrum import Lowest, lowest, lowest_from_scratch, norm
+from constrained.linear.spectrum import Lowest, lowest, lowest_from_scratch, norm
 
-from ..lower import solve_lower
+from ..lower.solution import solve_lower
 from ..oracle import BilevelOracle
 
 SWEEP = 4  # products of a Lanczos sweep at a new point

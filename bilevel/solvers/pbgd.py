@@ -39,16 +39,18 @@ from typing import ClassVar
 import torch
 
 from constrained.core.options import Fraction, Positive, Steps
-from constrained.core.solver import Feature, Point, Solver, Status
+from constrained.core.problem import Point
+from constrained.core.solver import Solver
 from constrained.core.states import solver_state
+from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
 from constrained.descent import LBFGS, Descent, Method, Reason, residual
 
-from ..adjoint import adjoint
-from ..joint import GradientNorm, JointDescent, Penalised, ValueGap, joined, joint, joint_set, split
-from ..lower import solve_lower
+from ..hypergradients.adjoint import adjoint
+from ..lower.solution import solve_lower
 from ..oracle import BilevelOracle
-from ..surrogate import Inner, Surrogate
+from ..reformulations.joint_penalty import GradientNorm, JointDescent, Penalised, ValueGap, joined, joint, joint_set, split
+from ..reformulations.nested_penalty import Inner, Surrogate
 
 GROWTH = 10.0  # of gamma
 LARGEST = 1e7  # gamma; at most eps^(-1/2), beyond which rounding over gamma shows

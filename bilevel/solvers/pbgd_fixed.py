@@ -29,13 +29,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from constrained.core.options import Positive, Schedule, Steps, at
-from constrained.core.solver import Feature, Point, Solver, Status
+from constrained.core.problem import Point
+from constrained.core.solver import Solver
 from constrained.core.states import solver_state
+from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
 
-from ..joint import GradientNorm, joint, joint_set
-from ..loops import grown, size
 from ..oracle import BilevelOracle
+from ..reformulations.joint_penalty import GradientNorm, joint, joint_set
+from ..single_loop import grown, size
 
 
 @solver_state("FixedStepState")

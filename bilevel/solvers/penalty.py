@@ -34,16 +34,18 @@ from typing import ClassVar
 
 import torch
 
-from constrained.core.moments import Optimizer, OptState
+from constrained.core.optimizers import Optimizer, OptState
 from constrained.core.options import Fraction, Positive, Steps, at
-from constrained.core.solver import Feature, Point, Solver, Status
+from constrained.core.problem import Point
+from constrained.core.solver import Solver
 from constrained.core.states import solver_state
+from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec, copy
 from constrained.descent import LBFGS, Descent, Method, Reason, residual
 
-from ..lower import solve_lower
+from ..lower.solution import solve_lower
 from ..oracle import BilevelOracle
-from ..surrogate import Inner, Surrogate, penalty, solve
+from ..reformulations.nested_penalty import Inner, Surrogate, penalty, solve
 
 PATIENCE = 50  # outer steps without a smaller R after which the inner accuracy is raised
 LOWER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.LOWER_UNSOLVED}

@@ -35,15 +35,17 @@ import torch
 from torch import Tensor
 
 from constrained.core.live import norm
-from constrained.core.moments import AdamW, Optimizer, OptState, step_, take_
+from constrained.core.optimizers import AdamW, Optimizer, OptState, step_, take_
 from constrained.core.options import Positive, Schedule, Steps, at
-from constrained.core.solver import Feature, Point, Solver, Status
+from constrained.core.problem import Point
+from constrained.core.solver import Solver
 from constrained.core.states import solver_state
+from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
 
 from ..blocks import AllBlocks, BlockSchedule
-from ..loops import grown, size
 from ..oracle import BilevelOracle
+from ..single_loop import grown, size
 
 WATCHED = 32  # sources up to which each weight is monitored
 Grads = Sequence[Tensor | None]

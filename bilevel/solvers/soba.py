@@ -27,14 +27,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from constrained.core.moments import TailAverage
+from constrained.core.optimizers import TailAverage
 from constrained.core.options import Positive, Power, Schedule, at
-from constrained.core.solver import Feature, Point, Solver, Status
+from constrained.core.problem import Point
+from constrained.core.solver import Solver
 from constrained.core.states import solver_state
+from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
 
-from ..loops import grown, largest_curvature, size
 from ..oracle import BilevelOracle
+from ..single_loop import grown, largest_curvature, size
 
 
 @solver_state("SOBAState")

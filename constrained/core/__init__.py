@@ -1,1 +1,13 @@
-"""What every solver in both packages shares: vectors, derivatives, samplers, options, the loop, the checkpoint."""
+"""What every solver in both packages shares. Lowest first; a file imports only what stands above it here.
+
+errors, version, status, moved     the exceptions; how a solve ends and what a problem has; old names of modules
+options, vec                       ranges in annotations; a variable of any structure as one vector
+states, data, sources, stream      states under names of their own; where batches come from
+processes, live                    several processes; modules that move in place
+derivatives/                       the only place that differentiates
+variables, problem, solver         the user's values as vectors; what a solver is given, and what one is
+optimizers, torch_optimizer        steps along a gradient for stochastic methods
+event, result, auto, choice        a moment of a run, its end, solvers in turn, which solver a problem gets
+checkpoint, checkpoint_folder      a state in a file, or in a folder written by several processes
+run, callbacks                     the only loop and the only clock; what watches it
+"""

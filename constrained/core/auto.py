@@ -11,8 +11,10 @@ from torch import Tensor
 
 from .errors import OptionError
 from .options import Positive
-from .solver import Feature, Oracle, Point, Solver, Status
+from .problem import Oracle, Point
+from .solver import Solver
 from .states import solver_state
+from .status import Feature, Status
 from .vec import Vec, copy
 
 SAYS_WHY = (Status.UNBOUNDED, Status.LOCALLY_INFEASIBLE)  # true of the problem, whatever another solver reached

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import OptionError, OutputError, extra
+from .event import Event
 from .options import number
-from .run import Event
 
 WEIGHT = "weight "  # begins the names of sources' weights among what a solver monitors
 SHOWN = 5  # weights on the progress line

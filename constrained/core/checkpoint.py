@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import sharded
+from . import checkpoint_folder
 from .errors import CheckpointError, OutputError
-from .live import Ranks
 from .live import sharded as is_sharded
+from .processes import Ranks
 from .states import ENUMS, name_of, rebuilt
+from .upgrade import upgraded
 from .vec import Vec, filled, of_tree, structure
 
 FORMAT, OLDER = "bilevel-checkpoint/2", ("bilevel-checkpoint/1",)
@@ -31,14 +32,14 @@ FORMAT, OLDER = "bilevel-checkpoint/2", ("bilevel-checkpoint/1",)
 
 def save(path: Path, header: dict[str, Any], state: Any, variables: dict[str, Vec], ranks: Ranks | None = None) -> None:
     """Write to a temporary file, fsync, rename; the previous checkpoint stays beside it as NAME.previous. Of several processes
-    the first writes; all of them where variables are sharded (`sharded.py`).
+    the first writes; all of them where variables are sharded (`checkpoint_folder.py`).
     """
     flat: dict[str, Tensor] = {}
     header = {**header, "structure": _encode(state, "state", flat, variables)}
     text = json.dumps(header)
     if is_sharded(flat.values()):  # over one process too
         content = {"format": FORMAT, "header": text, "digest": _digest(text, {})}
-        sharded.save(Path(path), content, flat, ranks or Ranks(next(iter(flat.values())).device))
+        checkpoint_folder.save(Path(path), content, flat, ranks or Ranks(next(iter(flat.values())).device))
         return
     if ranks is not None:
         if ranks.rank == 0:
@@ -80,8 +81,8 @@ def _keep_previous(path: Path) -> None:
 def load(path: Path, variables: Mapping[str, Vec] | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors. Raises CheckpointError where the file is missing, damaged or of another format."""
     path = Path(path)
-    if (path / sharded.HEADER).is_file():
-        content, tensors = sharded.load(path, variables or {})
+    if (path / checkpoint_folder.HEADER).is_file():
+        content, tensors = checkpoint_folder.load(path, variables or {})
         content = {**content, "tensors": tensors}
         return _header(path, content, {}), tensors
     if not path.is_file():
@@ -102,7 +103,7 @@ def _header(path: Path, content: Any, hashed: Any) -> dict[str, Any]:
     try:
         if content["digest"] != _digest(content["header"], hashed):
             raise ValueError("the digest differs")
-        header = json.loads(content["header"])
+        header = json.loads(content["header"] if found == FORMAT else upgraded(content["header"]))
         if not {"run", "k", "seconds", "calls", "callbacks", "structure"} <= set(header):
             raise ValueError("the header lacks entries")
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as cause:

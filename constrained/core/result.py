@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
-from .calls import Calls
+from .derivatives.counts import Calls
 from .errors import OptionError, SolveFailed
-from .solver import Point, Problem, Solver, Status
+from .problem import Point, Problem
+from .solver import Solver
+from .status import Status
 from .vec import Tree
 
 

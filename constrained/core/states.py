@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, dataclass_transform
 
 from .errors import OptionError
+from .status import Status
 from .vec import register_node
 
 T = TypeVar("T")
 STATES: dict[str, type] = {}  # what a checkpoint may rebuild, by name
-ENUMS: dict[str, type[enum.Enum]] = {}
+ENUMS: dict[str, type[enum.Enum]] = {"Status": Status}
 
 
 @dataclass_transform(frozen_default=True)
@@ -48,6 +49,11 @@ def solver_state(name: str) -> Callable[[type[T]], type[T]]:
         return cls
 
     return register
+
+
+def named_by_module(cls: type[T]) -> type[T]:
+    """`solver_state` as it was in 0.1.0: the class's name in files is its module and its own name."""
+    return solver_state(f"{cls.__module__}.{cls.__qualname__}")(cls)
 
 
 def state_enum(cls: type[T]) -> type[T]:

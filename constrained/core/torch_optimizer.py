@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import OptionError
-from .moments import OptState, on_copies
+from .optimizers import OptState, on_copies
 from .options import Positive, Schedule, at
 from .vec import Vec
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from .derivatives.function import Function
 from .errors import NonFiniteStart, ProblemError
-from .function import Function
 from .live import Live, LiveVec
 from .vec import Tree, Vec
 

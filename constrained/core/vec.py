@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .errors import ProblemError
+from .moved import forwarding
 
 Tree = Any
 Scalar = float | Tensor
@@ -273,3 +274,6 @@ def finite(tree: Tree) -> bool:
     """Every tensor of the state is finite. Synchronises once."""
     floats = [leaf for leaf in tensors(tree) if leaf.is_floating_point()]
     return not floats or bool(torch.stack([leaf.isfinite().all() for leaf in floats]).all())
+
+
+__getattr__ = forwarding(__name__, {"state": "constrained.core.states:named_by_module", "STATES": "constrained.core.states"})

@@ -31,14 +31,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..augmented import Augmented, inequality
+from ..augmented_objective import Augmented, inequality
 from ..core.options import Fraction, Positive, Steps
-from ..core.solver import Feature, Multipliers, Point, Solver, Status
+from ..core.problem import Multipliers, Point
+from ..core.solver import Solver
 from ..core.states import solver_state
+from ..core.status import Feature, Status
 from ..core.vec import Vec
 from ..descent import LBFGS, Method, Reason, minimise
+from ..descent.curvature_pairs import Pairs
 from ..oracle import ConstrainedOracle
-from ..pairs import Pairs
 
 LARGEST = 1e20  # of multipliers
 PENALTY = 1e12  # beyond which rho is not raised

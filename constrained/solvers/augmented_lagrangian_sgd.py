@@ -36,15 +36,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..augmented import Augmented, inequality
-from ..core.autodiff import Draw
-from ..core.moments import TailAverage
+from ..augmented_objective import Augmented, inequality
+from ..core.derivatives.objective import Draw
+from ..core.optimizers import TailAverage
 from ..core.options import Fraction, Positive, Steps
-from ..core.solver import Feature, Multipliers, Point, Solver, Status
+from ..core.problem import Multipliers, Point
+from ..core.solver import Solver
 from ..core.states import solver_state
+from ..core.status import Feature, Status
 from ..core.vec import Vec
+from ..linear.spectrum import curvature
 from ..oracle import ConstrainedOracle
-from ..spectrum import curvature
 
 LARGEST = 1e20  # of multipliers
 PENALTY = 1e8  # times the first rho, beyond which it is not raised

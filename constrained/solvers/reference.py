@@ -24,8 +24,10 @@ from torch import Tensor
 from .. import kkt
 from ..core.errors import Unsuitable, extra
 from ..core.options import Positive, Steps
-from ..core.solver import Feature, Point, Solver, Status
+from ..core.problem import Point
+from ..core.solver import Solver
 from ..core.states import solver_state
+from ..core.status import Feature, Status
 from ..core.vec import Vec
 from ..oracle import ConstrainedOracle
 

@@ -26,7 +26,7 @@ Notation
 References
     Hong, Na, Mahoney, Kolar: Constrained optimization via exact augmented Lagrangian and randomized iterative sketching, ICML
     2023, arXiv 2305.18379. Deviations: H and not hess f in grad A (the merit function's true gradient); the tiny shift, gamma,
-    the restoration, row scaling and the rule of `Estimated` are this library's. `SketchedNewton.paper()` leaves them out.
+    the restoration, row scaling and the rule of `EstimatedAccuracy` are this library's. `SketchedNewton.paper()` leaves them out.
 """
 
 from __future__ import annotations
@@ -41,17 +41,20 @@ import torch
 from torch import Tensor
 
 from .. import kkt
-from ..accuracy import Accuracy, Estimated, Paper, Situation
-from ..autolinear import AutoLinear
+from ..core.derivatives.tape import Lagrangian, Tape
 from ..core.options import Fraction, Positive, Steps
-from ..core.solver import Feature, Multipliers, Point, Solver, Status
+from ..core.problem import Multipliers, Point
+from ..core.solver import Solver
 from ..core.states import solver_state
-from ..core.tape import Lagrangian, Tape
+from ..core.status import Feature, Status
 from ..core.vec import Vec
 from ..linear import LinearSolution, LinearSolver, Reason
+from ..linear.auto import AutoLinear
+from ..linear.sketch import Gaussian
+from ..newton.accuracy import Accuracy, EstimatedAccuracy, PaperAccuracy, Situation
+from ..newton.kkt_system import kkt_system
+from ..newton.restoration import STATIONARY, Violation, restore
 from ..oracle import ConstrainedOracle
-from ..restoration import STATIONARY, Violation, restore
-from ..sketch import Gaussian
 
 HALVINGS = 60
 PATIENCE = 100  # steps without a tenth less residual before the second attempt, and before the end
@@ -107,7 +110,8 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
     z from [[H + shift I, J'], [J, -gamma I]] z = -(grad L, c), then backtracking on f + lam'c + eta1/2 |c|^2 + eta2/2 |grad L|^2.
 
     linear_solver: how z is found; the default chooses by size and structure; `Sketch()`, `Gaussian()`, `Kaczmarz()` are the
-    paper's family. accuracy: how exactly: `Estimated()` or `Paper()`. superlinear: tighten with the residual. eta1, eta2, delta:
+    paper's family. accuracy: how exactly, `EstimatedAccuracy()` or
+    `PaperAccuracy()`. superlinear: tighten with the residual. eta1, eta2, delta:
     penalties and accuracy at the start; delta=None: 0.1 up to n + m = 300, where steps are dearer than products, else 0.5. xi:
     shift of an indefinite reduced Hessian, on top of |H|_F; beta: of the sufficient decrease; nu: growth of the penalties.
     scaling: rows of c at the start with gradients above 100 are scaled down. robust: tiny shift, regularisation and
@@ -129,7 +133,7 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
 
     tol: Positive | None = None
     linear_solver: LinearSolver = AutoLinear(measure=False)  # the same choice, and bits, every time
-    accuracy: Accuracy = Estimated()
+    accuracy: Accuracy = EstimatedAccuracy()
     superlinear: bool = True
     eta1: Positive = 1.0
     eta2: Positive = 0.1
@@ -144,7 +148,7 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
     @classmethod
     def paper(cls) -> SketchedNewton:
         """The published setting: one Gaussian vector a sketch, the paper's accuracy rule, to |(g, c)| <= 1e-4."""
-        return cls(tol=1e-4, linear_solver=Gaussian(), accuracy=Paper(), superlinear=False, scaling=False, robust=False)
+        return cls(tol=1e-4, linear_solver=Gaussian(), accuracy=PaperAccuracy(), superlinear=False, scaling=False, robust=False)
 
     @property
     def max_steps(self) -> int | None:
@@ -266,7 +270,7 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
     ) -> tuple[Tensor, float, SketchedNewtonState] | None:
         """(2), (3): a direction of sufficient descent, its slope D, and the state with new penalties."""
         n, m, b = len(here.g), len(here.c), here.b
-        prepared = self.linear_solver.init(kkt.system(at, s.rows, shift=shift, gamma=gamma, dense=n + m <= DENSE))
+        prepared = self.linear_solver.init(kkt_system(at, s.rows, shift=shift, gamma=gamma, dense=n + m <= DENSE))
         generator = torch.Generator().manual_seed(_seed(seed, s.k))
         norm_b = float(b.norm())
         theta = min(1.0, norm_b**0.5) if self.superlinear else 1.0

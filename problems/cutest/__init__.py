@@ -11,11 +11,11 @@ from __future__ import annotations
 import torch
 
 from constrained.core.errors import OptionError
-from constrained.core.solver import Multipliers, Point
+from constrained.core.problem import Multipliers, Point
 from constrained.problem import ConstrainedProblem
 
 from ..arguments import placed, whole
-from ..constrained_instance import ConstrainedInstance
+from ..instance import ConstrainedInstance
 from .boggs_tolle import BOGGS_TOLLE
 from .definition import Definition
 from .equations import EQUATIONS

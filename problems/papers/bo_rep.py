@@ -17,9 +17,10 @@ import torch
 from bilevel.solvers.bo_rep import BORep
 from bilevel.solvers.soba import SOBA
 from bilevel.solvers.stocbio import StocBiO
-from constrained.core.calls import Calls
+from constrained.core.derivatives.counts import Calls
 from constrained.core.run import iterate
-from constrained.core.solver import Solver, Status
+from constrained.core.solver import Solver
+from constrained.core.status import Status
 
 from ..exponential import GROWTH, exponential
 from ..instance import Instance

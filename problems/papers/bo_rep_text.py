@@ -9,9 +9,9 @@ from bilevel.solvers.bo_rep import BORep
 from constrained.core.run import iterate, solve
 from constrained.core.solver import Solver
 
-from ..hyper_representation import HeldOut, hyper_representation
 from ..instance import Instance
-from ..text_cleaning import TextStudy, text_cleaning
+from ..texts.cleaning import TextStudy, text_cleaning
+from ..texts.hyper_representation import HeldOut, hyper_representation
 from .page import Finding
 from .plots import side_by_side
 

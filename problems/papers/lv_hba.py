@@ -21,11 +21,12 @@ from bilevel.solvers.implicit import Implicit
 from bilevel.solvers.lv_hba import LVHBA
 from bilevel.solvers.lv_hba_single import LVHBASingleLoop
 from constrained.core.options import Power
+from constrained.core.problem import Multipliers
 from constrained.core.run import iterate, solve
-from constrained.core.solver import Multipliers, Solver
+from constrained.core.solver import Solver
 
+from ..coupled import coupled_toy, llc, llsc, svm_weights
 from ..instance import Instance
-from ..lv_hba import coupled_toy, llc, llsc, svm_weights
 from .page import Finding, Page
 from .plots import side_by_side
 

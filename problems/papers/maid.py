@@ -23,9 +23,9 @@ from constrained.core.vec import Vec
 from constrained.descent import LBFGS, minimise
 from constrained.linear import CG, System
 
+from ..images import DenoisingStudy, denoising, least_squares
 from ..instance import Instance
-from ..maid import DenoisingStudy, denoising, least_squares
-from ..pictures import figure, headline
+from ..report.pictures import figure, headline
 from .page import Finding, Page
 from .plots import side_by_side
 

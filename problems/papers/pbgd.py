@@ -22,8 +22,8 @@ from constrained.core.run import solve
 from constrained.core.solver import Solver
 
 from ..instance import Instance
-from ..pictures import figure, headline, plain
 from ..quadratic import quadratic
+from ..report.pictures import figure, headline, plain
 from ..toy import PL_MINIMA, pl_toy
 from .page import Finding, Page
 from .pbgd_cleaning import PAPER, READ, cleaning

@@ -16,8 +16,8 @@ from constrained.core.options import Options, Positive, Schedule
 from constrained.core.run import solve
 from constrained.core.solver import Solver
 
-from ..cleaning_baselines import evaluate, oracle, uniform
-from ..cleaning_data import CleaningData, digits
+from ..cleaning.baselines import evaluate, oracle, uniform
+from ..cleaning.data import CleaningData, digits
 from .page import Finding
 
 PAPER = "Shen and Chen, arXiv 2302.05185"

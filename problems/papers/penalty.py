@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bilevel.reformulations.nested_penalty import Inner, Surrogate
 from bilevel.solvers.f2sa import F2SA
 from bilevel.solvers.kwon import KwonDoubleLoop, KwonSingleLoop
 from bilevel.solvers.penalty_sgd import PenaltySGD
-from bilevel.surrogate import Inner, Surrogate
 from constrained.core.run import iterate, solve
 from constrained.core.solver import Solver
 from constrained.core.vec import Vec
 from constrained.descent import LBFGS
 
-from ..cleaning import hyper_cleaning
-from ..cleaning_baselines import evaluate
+from ..cleaning.baselines import evaluate
+from ..cleaning.problem import hyper_cleaning
 from ..instance import Instance
 from ..quadratic import quadratic
 from ..toy import pl_toy
@@ -132,11 +132,11 @@ def bias() -> Finding:
         published="|psi_s - psi| = O(s) and |grad psi_s - grad psi| = O(s) under conditions of which the main one is a proximal "
         "error bound, and an explicit formula for grad psi where the lower level has several solutions: without constraints "
         f"f_x - g_xy g_yy^+ f_y at a best one ({KWON}, abstract).",
-        here="Values and gradients of psi_s from `bilevel.surrogate` (inner problems by L-BFGS) against the hyper-objective "
-        "by linear algebra, or f(x, -x) for the PL toy, at the start (the toy: x = 1). The exponent is the slope of the line "
-        "by the four smallest of seven s, 0.003 to 0.0001, in logarithms. In the third problem g is flat where f decides: "
-        "s f + g has curvature O(s) there and the error bound does not hold uniformly; formula and order hold all the same. The "
-        "last column compares the formula with finite differences of psi.",
+        here="Values and gradients of psi_s from `bilevel.reformulations.nested_penalty` (inner problems by L-BFGS) against "
+        "the hyper-objective by linear algebra, or f(x, -x) for the PL toy, at the start (the toy: x = 1). The exponent "
+        "is the slope of the line by the four smallest of seven s, 0.003 to 0.0001, in logarithms. In the third problem g"
+        " is flat where f decides: s f + g has curvature O(s) there and the error bound does not hold uniformly; formula "
+        "and order hold all the same. The last column compares the formula with finite differences of psi.",
         columns=[
             "lower level",
             "exponent, value",

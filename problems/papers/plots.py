@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..pictures import figure, headline, plain
+from ..report.pictures import figure, headline, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

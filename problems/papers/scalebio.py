@@ -18,15 +18,15 @@ from bilevel.blocks import LISA
 from bilevel.solvers.penalty import Penalty
 from bilevel.solvers.scalebio import ScaleBiO
 from constrained.core.callbacks import History
-from constrained.core.moments import AdamW
+from constrained.core.optimizers import AdamW
 from constrained.core.result import Result
 from constrained.core.run import solve
 
 from ..instance import Instance
-from ..labelled_sources import LabelledSources
-from ..reweighting import TEN, reweighting_logistic, reweighting_noise
-from ..reweighting_decoder import DecoderTask, reweighting_lm, reweighting_text
-from ..reweighting_study import LabelStudy, correlation, most
+from ..reweighting.decoder import DecoderTask, reweighting_lm, reweighting_text
+from ..reweighting.labelled_sources import LabelledSources
+from ..reweighting.problem import TEN, reweighting_logistic, reweighting_noise
+from ..reweighting.study import LabelStudy, correlation, most
 from .page import Finding, Page
 from .plots import COLOURS, side_by_side
 

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from constrained import kkt
 from constrained.core.run import solve
-from constrained.core.solver import Status
+from constrained.core.status import Status
 from constrained.core.vec import Vec
-from constrained.direct import Direct
 from constrained.linear import LinearSolver, Minres, System
+from constrained.linear.direct import Direct
+from constrained.linear.sketch import Sketch
+from constrained.newton.kkt_system import kkt_system
 from constrained.problem import ConstrainedProblem
-from constrained.sketch import Sketch
 from constrained.solvers.sketched_newton import SketchedNewton
 
 from ..cutest import CUTEST, PAPER_47, cutest
 from ..logistic import logistic
 from ..pde import poisson_control
-from ..pictures import figure, headline, plain
+from ..report.pictures import figure, headline, plain
 from .page import Finding, Page
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def blocks(sizes: Sequence[int] = (100, 500, 1500), widths: Sequence[int] = WIDT
         assert given is not None
         assert given.equality is not None
         at = instance.problem.oracle(0).tape(Vec.of(instance.start.x)).lagrangian(given.equality)
-        system, b = kkt.system(at, torch.ones_like(at.lam)), Vec.of(-torch.cat([at.gradient, at.tape.c]))
+        system, b = kkt_system(at, torch.ones_like(at.lam)), Vec.of(-torch.cat([at.gradient, at.tape.c]))
         used = [q for q in widths if q <= system.size and (q > 1 or system.size <= most)]
         solvers = {**{f"Sketch, block {q}": Sketch(block=q) for q in used}, "Minres": Minres(), "Direct": Direct()}
         _one(system, Direct(), b, 1.0)  # torch's first calls

@@ -7,12 +7,13 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from bilevel import Box, Function, MiniBatches, Point, Stream
-from constrained.core.autodiff import BATCHED, Objective
-from constrained.core.calls import Calls
-from constrained.core.constraint import Constraint
+from constrained.core.derivatives.constraint import Constraint
+from constrained.core.derivatives.counts import Calls
+from constrained.core.derivatives.objective import BATCHED, Objective
+from constrained.core.derivatives.tape import Tape
 from constrained.core.errors import NonFiniteStart, OptionError, ProblemError, Unsuitable
-from constrained.core.solver import Feature, Multipliers
-from constrained.core.tape import Tape
+from constrained.core.problem import Multipliers
+from constrained.core.status import Feature
 from constrained.core.vec import Vec
 from constrained.problem import ConstrainedProblem
 

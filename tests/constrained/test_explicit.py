@@ -8,15 +8,16 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from bilevel import Function, solve
-from constrained import ConstrainedProblem, Direct, Minres, SketchedNewton, TrustConstr, kkt
-from constrained.core.autodiff import Objective
-from constrained.core.calls import Calls
+from constrained import ConstrainedProblem, Direct, Minres, SketchedNewton, TrustConstr
 from constrained.core.data import FullBatch
+from constrained.core.derivatives.counts import Calls
+from constrained.core.derivatives.matrix import Matrix
+from constrained.core.derivatives.objective import Objective
+from constrained.core.derivatives.tape import Lagrangian, Tape
 from constrained.core.errors import ProblemError, Unsuitable
-from constrained.core.function import Matrix
-from constrained.core.solver import Feature
-from constrained.core.tape import Lagrangian, Tape
+from constrained.core.status import Feature
 from constrained.core.vec import Vec
+from constrained.newton.kkt_system import kkt_system
 from problems.pde import WEIGHT, poisson_control
 
 F64 = torch.float64
@@ -194,18 +195,18 @@ def test_the_sparse_kkt_matrix():
     rows = torch.linspace(0.5, 2, N - 2, dtype=F64)
     K = true_system(rows, 0.3, 0.2)
     for objective in ("scipy", "csr", "numpy"):
-        system = kkt.system(lagrangian(OBJECTIVES[objective], CHAIN_C), rows, shift=0.3, gamma=0.2)
+        system = kkt_system(lagrangian(OBJECTIVES[objective], CHAIN_C), rows, shift=0.3, gamma=0.2)
         assert system.sparse is not None
         close(torch.as_tensor(system.sparse().toarray()), K)
         close(torch.cat([system.product(Vec.of(e)).ravel()[None] for e in torch.eye(len(K), dtype=F64)]), K)
-    alone = kkt.system(lagrangian(CHAIN_F, None), rows[:0], shift=0.3)
+    alone = kkt_system(lagrangian(CHAIN_F, None), rows[:0], shift=0.3)
     assert alone.sparse is not None
     close(torch.as_tensor(alone.sparse().toarray()), TRUE_H[0] + 0.3 * torch.eye(N, dtype=F64))
 
 
 def test_dense_matrices_make_a_dense_kkt_matrix():
     rows = torch.linspace(0.5, 2, N - 2, dtype=F64)
-    system = kkt.system(lagrangian(OBJECTIVES["dense"], CONSTRAINTS["dense"]), rows, shift=0.3, gamma=0.2)
+    system = kkt_system(lagrangian(OBJECTIVES["dense"], CONSTRAINTS["dense"]), rows, shift=0.3, gamma=0.2)
     assert system.sparse is None
     assert system.matrix is not None
     close(system.matrix(), true_system(rows, 0.3, 0.2))
@@ -214,9 +215,9 @@ def test_dense_matrices_make_a_dense_kkt_matrix():
 def test_how_much_of_the_matrix_is_stored_decides():
     """A band stays sparse; a sparse Jacobian below a dense Hessian makes K dense."""
     at = lagrangian(CHAIN_F, CHAIN_C, chain_start(200), torch.ones(198, dtype=F64))
-    assert kkt.system(at, torch.ones(198, dtype=F64)).matrix is None
+    assert kkt_system(at, torch.ones(198, dtype=F64)).matrix is None
     at = lagrangian(OBJECTIVES["dense"], CHAIN_C, chain_start(200), torch.ones(198, dtype=F64))
-    system = kkt.system(at, torch.ones(198, dtype=F64))
+    system = kkt_system(at, torch.ones(198, dtype=F64))
     assert system.matrix is not None
     assert system.sparse is not None
 
@@ -225,7 +226,7 @@ def test_how_much_of_the_matrix_is_stored_decides():
     ("objective", "constraint"), [("autodiff", "numpy"), ("scipy", "jacobian"), ("numpy", "autodiff"), ("numpy", "vjp")]
 )
 def test_a_mixture_has_products_alone(objective, constraint):
-    system = kkt.system(lagrangian(OBJECTIVES[objective], CONSTRAINTS[constraint]), torch.ones_like(LAM))
+    system = kkt_system(lagrangian(OBJECTIVES[objective], CONSTRAINTS[constraint]), torch.ones_like(LAM))
     assert system.matrix is None
     assert system.sparse is None
 

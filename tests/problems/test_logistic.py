@@ -12,7 +12,7 @@ from scipy.linalg import null_space
 from scipy.optimize import minimize
 
 from constrained.core.errors import OptionError
-from constrained.core.solver import Feature
+from constrained.core.status import Feature
 from problems.libsvm import read_libsvm
 from problems.logistic import SHAPES, logistic
 

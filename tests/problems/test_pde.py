@@ -10,7 +10,8 @@ from scipy.fft import dstn
 from scipy.sparse.linalg import LinearOperator, minres
 
 from constrained.core.errors import OptionError
-from constrained.core.solver import Feature, Point
+from constrained.core.problem import Point
+from constrained.core.status import Feature
 from constrained.core.vec import Vec
 from problems.pde import WEIGHT, eigenvalues, laplacian, poisson_control, sine_transform
 

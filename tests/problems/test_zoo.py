@@ -9,7 +9,9 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from constrained.core.errors import BilevelError
-from constrained.core.solver import Feature, Point, Solver
+from constrained.core.problem import Point
+from constrained.core.solver import Solver
+from constrained.core.status import Feature
 from constrained.core.vec import Vec
 from constrained.sets import Box
 from problems import LV_HBA, ZOO, Instance, pl_toy, quadratic

@@ -1,0 +1,64 @@
+"""Is y a global minimiser of the lower level? `lower_gap`: g(x, y) minus the lowest value that can be found.
+
+The lower level is solved again from y, from the starts at hand and from random points around y. Where g_yy is the same at all of
+them and positive semidefinite, g(x, .) is a convex quadratic: y alone is solved from, since all minimisers have one value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from constrained.core.derivatives.finite_differences import direction
+from constrained.core.vec import Vec
+from constrained.descent.newton_cg import NewtonCG
+from constrained.linear.diagonal import Diagonal
+
+from ..hypergradients.adjoint import system
+from ..lower.solution import UNKNOWNS, Lower, solve_lower
+from ..oracle import BilevelOracle
+from . import lower_kkt
+
+DENSE = 1000  # up to which g_yy is formed
+RESTARTS = (1.0, 2.0, 4.0)  # distances of the random starts, each taken to both sides of y
+
+
+def lower_gap(oracle: BilevelOracle, x: Vec, y: Vec, starts: Sequence[Vec]) -> float:
+    """g(x, y) minus the lowest lower value found from y, the given starts and random ones around y."""
+    here = float(oracle.g.value((x, y)))
+    rng = np.random.default_rng(0)
+    spread = max(1.0, float(y.norm()) / max(1.0, y.size**0.5))
+    around = []
+    for far in RESTARTS:
+        step = y.map(lambda t: torch.as_tensor(rng.normal(size=t.shape), dtype=t.dtype, device=t.device))
+        around += [y.add(step, far * spread), y.add(step, -far * spread)]
+    tol = 1e6 * torch.finfo(y.dtype).eps
+    everywhere = [oracle.Y.project(w) for w in [y, *starts, *around]]
+    if lower_kkt.has_lower_constraints(oracle):
+        return lower_kkt.lower_gap(oracle, x, y, everywhere[1:])
+    if not oracle.g.second_order or y.size > UNKNOWNS:
+        best = min(solve_lower(oracle, x, w, tol, max_steps=1000).value for w in everywhere)
+    else:
+        level = Lower(oracle, x, Diagonal.blank(y))
+        todo = everywhere[:1] if convex_quadratic(oracle, x, [y, *starts, *around]) else everywhere
+        best = min(level.minimised(NewtonCG(), w, tol, max_steps=1000).value for w in todo)
+    return max(0.0, here - best)
+
+
+def convex_quadratic(oracle: BilevelOracle, x: Vec, points: Sequence[Vec]) -> bool:
+    """g_yy v for a random v is the same at all points, to rounding, and g_yy positive semidefinite; False beyond `DENSE`."""
+    y = points[0]
+    if y.size > DENSE:
+        return False
+    v, eps, first = direction(y, torch.Generator().manual_seed(0)), torch.finfo(y.dtype).eps, None
+    for point in points:
+        at = oracle.g.at(x, point)
+        first = first or (at, at.yy(v))
+        if not float((at.yy(v) - first[1]).norm()) <= 1e3 * eps * float(first[1].norm()):
+            return False
+    assert first is not None
+    H, _ = system(first[0], y).dense()
+    shift = 100 * eps * y.size * H.diagonal().abs().max()
+    return bool(torch.linalg.cholesky_ex(H + shift * torch.eye(y.size, dtype=H.dtype, device=H.device)).info == 0)

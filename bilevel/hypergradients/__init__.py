@@ -1,0 +1,8 @@
+"""The gradient of Phi(x) = f(x, y(x)): v with g_yy v = f_y, and what takes its place.
+
+adjoint              the linear system and its solution, on the tangent of Y
+fixed_point          from a contraction y = T(x, y)
+unrolled             through the steps of a descent
+stochastic_neumann   from mini-batches
+hypergradient        one gradient, with its residuals and a status
+"""

@@ -1,0 +1,132 @@
+"""Penalised objectives in both variables at once, (f + gamma p) / max(gamma, 1) as a function of u = (x, y) for `descent`.
+
+    ValueGap        p = g(x, y) - v(x),  v(x) = min over Y of g(x, .)     grad p = (g_x(x, y) - g_x(x, z), g_y(x, y))
+    GradientNorm    p = |g_y(x, y)|^2 / 2                                 grad p = (g_xy g_y, g_yy g_y)
+
+z is a minimiser of g(x, .), found from the last one. Source: Shen and Chen, arXiv 2302.05185. A state holds its variables
+apart: `split` and `joined` translate the descent's.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+
+from constrained.core.states import solver_state
+from constrained.core.vec import Vec
+from constrained.descent import Descent, Method, Reason, residual
+from constrained.descent.curvature_pairs import Pairs
+from constrained.sets import ConvexSet, Product
+
+from ..oracle import BilevelOracle
+from .nested_penalty import Inner, solve
+
+
+def joint(x: Vec, y: Vec) -> Vec:
+    """u = (x, y); `u.tree()` gives the two back."""
+    return Vec.of((x, y))
+
+
+def joint_set(oracle: BilevelOracle) -> ConvexSet:
+    """X x Y."""
+    return Product({0: oracle.X, 1: oracle.Y})
+
+
+@solver_state("JointDescent")
+class JointDescent:
+    """A `Descent` in u = (x, y) with the variables apart."""
+
+    k: int
+    x: Vec
+    y: Vec
+    value: float
+    x_gradient: Vec
+    y_gradient: Vec
+    residual: float
+    memory: Pairs | float | None
+    recent: tuple[float, ...]
+    reason: str
+    free: tuple[Vec, Vec] | None
+
+
+def split(s: Descent) -> JointDescent:
+    (x, y), (x_gradient, y_gradient) = s.x.tree(), s.gradient.tree()
+    free = None if s.free is None else s.free.tree()
+    return JointDescent(s.k, x, y, s.value, x_gradient, y_gradient, s.residual, s.memory, s.recent, s.reason, free)
+
+
+def joined(s: JointDescent) -> Descent:
+    u, gradient = joint(s.x, s.y), joint(s.x_gradient, s.y_gradient)
+    free = None if s.free is None else joint(*s.free)
+    return Descent(s.k, u, s.value, gradient, s.residual, s.memory, s.recent, s.reason, free)
+
+
+class Penalised(ABC):
+    """(f + gamma p) / max(gamma, 1). After a call: `upper` = f, `gap` = p, and `reason`, which tells a failed inner solve.
+
+    The scale keeps the curvature along p that of p, whatever gamma. `best`: the smallest residual seen.
+    """
+
+    def __init__(self, oracle: BilevelOracle, gamma: float, best: float):
+        self.oracle, self.gamma, self.best = oracle, gamma, best
+        self.U = joint_set(oracle)
+        self.upper = self.gap = math.nan
+        self.reason = Reason.CONVERGED
+
+    @property
+    def scale(self) -> float:
+        return max(self.gamma, 1.0)
+
+    @abstractmethod
+    def __call__(self, u: Vec) -> tuple[float, Vec]: ...
+
+    def residual(self, s: Descent) -> float:
+        """R = |u - P(u - grad (f + gamma p))|, unscaled."""
+        return residual(self.U, s.x, s.gradient * self.scale)
+
+
+class ValueGap(Penalised):
+    """p = g - v, by gradients only. `z`: the minimiser of g(x, .) at the last x, and the inner method's memory.
+
+    theta: |g_y(x, z)| is kept below theta times the scaled residual, so that the error of v's gradient is a fraction of it.
+    """
+
+    def __init__(self, oracle: BilevelOracle, gamma: float, best: float, method: Method, z: Inner, theta: float, max_inner: int):
+        super().__init__(oracle, gamma, best)
+        self.method, self.z, self.theta, self.max_inner = method, z, theta, max_inner
+
+    def __call__(self, u: Vec) -> tuple[float, Vec]:
+        x, y = u.tree()
+        (f, g), (h_x, h_y) = self.oracle.penalised(1 / self.gamma, x, y, wrt=(0, 1))
+        share, floor = self.gamma / self.scale, 30 * torch.finfo(x.dtype).eps
+        known = self.best
+        tol = max(self.theta * min(1.0, known), floor)
+        while True:
+            v = solve(self.oracle, self.method, x, self.z, tol, self.max_inner)
+            self.z = v.inner
+            grad = joint(h_x - v.x_gradient, h_y) * share
+            r = residual(self.U, u, grad)
+            # As in the nested penalty method: where R is far below what the accuracy was chosen for, tighten by steps.
+            wanted = max(self.theta * min(1.0, known, r), floor)
+            if tol <= 10 * wanted or not math.isfinite(r):
+                break
+            tol = max(wanted, 0.01 * tol)
+        self.best = min(known, r) if math.isfinite(r) else known
+        self.upper, self.gap = float(f), float(g) - v.g
+        self.reason = v.reason if v.reason in (Reason.NONFINITE, Reason.UNBOUNDED) else Reason.CONVERGED
+        return share * (float(f) / self.gamma + self.gap), grad
+
+
+class GradientNorm(Penalised):
+    """p = |g_y|^2 / 2: one product with g_yy and one with g_xy an evaluation. The whole space for y only."""
+
+    def __call__(self, u: Vec) -> tuple[float, Vec]:
+        x, y = u.tree()
+        here, share = self.oracle.g.at(x, y), self.gamma / self.scale
+        f, (f_x, f_y) = self.oracle.f.gradient((x, y), None, (0, 1))
+        grad = joint(f_x / self.gamma + here.xy(here.y), f_y / self.gamma + here.yy(here.y)) * share
+        self.upper, self.gap = float(f), 0.5 * float(here.y @ here.y)
+        self.best = min(self.best, residual(self.U, u, grad))
+        return share * (self.upper / self.gamma + self.gap), grad

@@ -1,0 +1,9 @@
+"""Derivatives of the user's functions, counted; nothing else differentiates but `core/live.py`.
+
+counts               how often each function was called, and what for
+function, matrix     functions that bring derivatives of their own, also as matrices
+objective            gradients and Hessian products of functions of several variables
+constraint           values, J v and J'w of constraints
+tape, replay         f and c of one variable on one graph, and recorded as a program
+finite_differences   what derivatives are compared with
+"""

@@ -1,0 +1,68 @@
+"""A vector-valued function of Vecs, ready to differentiate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ProblemError
+from ..vec import Tree, Vec
+from .counts import Calls
+from .function import Function
+from .matrix import Matrix, is_sparse, matrix
+from .objective import gradients, shaped, split
+
+
+class Constraint:
+    """A deterministic vector-valued function of Vecs: `value` (1-D float64) and `vjp(w)` = (J_x' w, J_y' w)."""
+
+    def __init__(self, name: str, call: Callable[..., Any], calls: Calls):
+        self.name = name
+        self.own = call if isinstance(call, Function) else Function(call)
+        self.calls = calls
+
+    def evaluate(self, args: Sequence[Tree]) -> Tensor:
+        out = self.own.value(*args)
+        if not isinstance(out, Tensor) or out.ndim > 1 or not out.is_floating_point():
+            got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"{type(out).__name__} {out!r:.60}"
+            raise ProblemError(f"{self.name}: expected a scalar or 1-D floating-point tensor, got {got}")
+        return out.reshape(-1)
+
+    def value(self, args: Sequence[Vec]) -> Tensor:
+        self.calls.of(self.name).values += 1
+        with torch.no_grad():
+            return self.evaluate([vec.detach().tree() for vec in args]).double()
+
+    def vjp(self, args: Sequence[Vec], weights: Tensor) -> list[Vec]:
+        self.calls.of(self.name).vjps += 1
+        trees = [vec.detach().tree() for vec in args]
+        if self.own.vjp is not None:
+            with torch.no_grad():
+                given = self.own.vjp(*trees, weights)
+            return [shaped(part, vec, f"{self.name}.vjp") for part, vec in zip(given if len(args) > 1 else (given,), args)]
+        if self.own.jacobian is not None:
+            matrices = self.matrices(args, len(weights))
+            return [vec.unravel(J.T @ weights.to(J.entries.dtype)) for vec, J in zip(args, matrices)]
+        self.calls.of(self.name).values += 1
+        found = gradients([lambda trees: (out := self.evaluate(trees)) @ weights.to(out.dtype)], args, range(len(args)))
+        return split(found, args, range(len(args)))
+
+    def matrices(self, args: Sequence[Vec], m: int) -> list[Matrix]:
+        """The user's Jacobians J_x, J_y with m rows, dense or sparse as they come, columns in the order of `Vec.ravel`.
+
+        Raises ProblemError where one has another shape.
+        """
+        assert self.own.jacobian is not None
+        with torch.no_grad():
+            given = self.own.jacobian(*[vec.detach().tree() for vec in args])
+        return [self._matrix(part, vec, m) for part, vec in zip(given if len(args) > 1 else (given,), args)]
+
+    def _matrix(self, given: Tree, at: Vec, m: int) -> Matrix:
+        name = f"{self.name}.jacobian"
+        if is_sparse(given):
+            return matrix(given, (m, at.size), at.ravel(), name)
+        stacks = shaped(given, at.map(lambda leaf: leaf.expand(m, *leaf.shape)), name)
+        return Matrix(torch.cat([rows.reshape(m, leaf.numel()) for rows, leaf in zip(stacks.leaves, at.leaves)], 1))

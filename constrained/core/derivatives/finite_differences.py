@@ -1,0 +1,66 @@
+"""Derivatives against central differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import ProblemError
+from ..vec import Vec
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One derivative compared: its name, the relative error, and whether it agrees to `tolerance`."""
+
+    name: str
+    error: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `problem.check()` found. `ok`; `bad`, the names that are off; printing it gives a line a derivative."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(finding.ok for finding in self.findings)
+
+    @property
+    def bad(self) -> tuple[str, ...]:
+        return tuple(finding.name for finding in self.findings if not finding.ok)
+
+    def raise_for_errors(self) -> Report:
+        """This report, or ProblemError naming every derivative that is off."""
+        if not self.ok:
+            raise ProblemError(
+                f"check: expected derivatives that agree with finite differences, got other ones for {', '.join(self.bad)}"
+            )
+        return self
+
+    def __str__(self) -> str:
+        return "\n".join(f"{'ok ' if f.ok else 'OFF'}  {f.name:<24} relative error {f.error:.1e}" for f in self.findings)
+
+
+def direction(like: Vec, generator: torch.Generator) -> Vec:
+    """A random vector of length one in the space of `like`."""
+    v = like.map(lambda t: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t))
+    return v / float(v.norm())
+
+
+def compare(name: str, claimed: Tensor, along: Callable[[float], Tensor], size: float, h: float, eps: float) -> Finding:
+    """The claimed derivative of `along` at 0. Its curvature is told from an error by a second step size, twice the first."""
+    once, twice = ((along(t) - along(-t)).double() / (2 * t) for t in (h, 2 * h))
+    scale = float(once.norm()) + 1e-3 * max(1.0, size)
+    truncation, rounding = float((twice - once).norm()), 10 * eps * size / h
+    tolerance = max(100 * eps ** (2 / 3), (truncation + rounding) / scale)
+    return Finding(name, float((claimed.double() - once).norm()) / scale, tolerance)

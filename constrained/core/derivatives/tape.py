@@ -1,0 +1,261 @@
+"""f and c at a point, and every derivative of the Lagrangian L = f + lam'c there, from one graph.
+
+With objective.py one of the two files that differentiate. Vectors are flat: x in R^n in the order of its leaves, c in R^m.
+Jacobians, Hessians and stacks of products are batched backwards of the same graph. A user's own derivatives take the place of
+the graph's; matrices stay as they come, dense or sparse.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import Unsuitable
+from ..vec import Vec
+from .constraint import Constraint
+from .function import Function
+from .matrix import Matrix, matrix
+from .objective import Backward, Draw, Objective, backward, backwards, shaped
+
+
+class Tape:
+    """f(x) and c(x): `value` (0-dim float64), `c` (m entries). Derivatives are computed when asked for, each counted."""
+
+    def __init__(self, f: Objective, c: Constraint | None, x: Vec, draw: Draw | None = None):
+        self.f, self._c, self.at, self.draw = f, c, x, f._at(draw)
+        f.calls.of(f.name).rows += self.draw.rows
+        with torch.enable_grad():
+            self.x = x.ravel().detach().requires_grad_(True)
+            self._tree = x.unravel(self.x).tree()
+        self._f_out = self._value_of(f, f.own.gradient is None)
+        self._c_out = self.x.new_zeros(0) if c is None else self._value_of(c, not _first_order(c.own))
+
+    def _value_of(self, part: Objective | Constraint, differentiate: bool) -> Tensor:
+        """f or c, with its graph where it will be differentiated."""
+        part.calls.of(part.name).values += 1
+        with torch.enable_grad() if differentiate else torch.no_grad():
+            if isinstance(part, Objective):
+                return part.evaluate([self._tree], self.draw)
+            return part.evaluate([self._tree]).to(self.x.dtype)
+
+    @functools.cached_property
+    def value(self) -> Tensor:
+        """f."""
+        return self._f_out.detach().double()
+
+    @functools.cached_property
+    def c(self) -> Tensor:
+        """c."""
+        return self._c_out.detach()
+
+    @property
+    def m(self) -> int:
+        return len(self.c)
+
+    @property
+    def parts(self) -> list[Objective | Constraint]:
+        """f, and c where there is one."""
+        return [self.f] if self._c is None else [self.f, self._c]
+
+    @property
+    def batch(self) -> tuple[Any, ...]:
+        """What f gets beside x."""
+        return (self.draw.batch,) if self.f.takes_batch else ()
+
+    @functools.cached_property
+    def gradient(self) -> Tensor:
+        """grad f."""
+        self.f.calls.of(self.f.name).gradients += 1
+        own = self.f.own.gradient
+        if own is not None:
+            return self.f._own_gradient([self.at], self.draw, [0])[1][0].ravel()
+        return self._backward(self._f_out, None)
+
+    def vjp(self, w: Tensor) -> Tensor:
+        """J'w."""
+        if self._c is None:
+            return torch.zeros_like(self.x)
+        if self._c.own.vjp is not None:
+            return self._c.vjp([self.at], w)[0].ravel()
+        if self._c.own.jacobian is not None:
+            return self.J.T @ w
+        self._c.calls.of(self._c.name).vjps += 1
+        return self._backward(self._c_out, w)
+
+    @functools.cached_property
+    def J(self) -> Matrix:
+        """J, m x n: as the user gives it, dense or sparse; else dense."""
+        if self._c is None or self._c.own.jacobian is None:
+            return Matrix(self.jacobian)
+        self._c.calls.of(self._c.name).jacobians += 1
+        return self._c.matrices([self.at], self.m)[0]
+
+    @functools.cached_property
+    def jacobian(self) -> Tensor:
+        """J, m x n, dense."""
+        if self._c is None:
+            return self.x.new_zeros(0, len(self.x))
+        if self._c.own.jacobian is not None:
+            return self.J.dense()
+        self._c.calls.of(self._c.name).jacobians += 1
+        if self._c.own.vjp is not None:
+            return torch.stack([self._c.vjp([self.at], row)[0].ravel() for row in torch.eye(self.m, dtype=self.x.dtype)])
+        return _rows(self._c_out, self.x)
+
+    def lagrangian(self, lam: Tensor) -> Lagrangian:
+        """grad L at (x, lam), differentiable once more."""
+        return Lagrangian(self, lam)
+
+    def gradient_of_lagrangian(self, lam: Tensor) -> Tensor:
+        """grad f + J'lam by one backward."""
+        if self.f.own.gradient is not None or self._c is None or _first_order(self._c.own):
+            return self.gradient + self.vjp(lam)
+        self.f.calls.of(self.f.name).gradients += 1
+        with torch.enable_grad():
+            total = self._f_out + self._c_out @ lam.detach()
+        return self._backward(total, None)
+
+    @functools.cached_property
+    def graphs(self) -> tuple[Tensor, Tensor]:
+        """f and c to differentiate twice; evaluated again where the user's own first derivatives were used so far.
+
+        Raises Unsuitable where such a value has no graph of autograd: its second derivatives are not zero but unknown.
+        """
+        f, c = self._f_out, self._c_out
+        if self.f.own.gradient is not None and not _twice(self.f.own):
+            f = self._grown(self.f)
+        if self._c is not None and _first_order(self._c.own) and not _twice(self._c.own):
+            c = self._grown(self._c)
+        return f, c
+
+    def _grown(self, part: Objective | Constraint) -> Tensor:
+        out = self._value_of(part, True)
+        if not out.requires_grad:
+            raise Unsuitable(f"{part.name}: its value has no graph of autograd: give Function(..., hvp=) or hessian=")
+        return out
+
+    def _backward(self, out: Tensor, w: Tensor | None) -> Tensor:
+        if not out.requires_grad:
+            return torch.zeros_like(self.x)
+        return backward([out], [w], [self.x])[0]
+
+
+class Lagrangian:
+    """At (x, lam): `gradient` = grad f + J'lam, `product(u, v)` = (H u + J'v, J u) with H = hess f + sum lam_i hess c_i.
+
+    Second derivatives that the user gives are taken; the others are a backward of s = grad_x of what is left of L.
+    """
+
+    def __init__(self, tape: Tape, lam: Tensor):
+        self.tape, self.lam = tape, lam.detach()
+        f, c = tape.f, tape._c
+        missing = [part.name for part in tape.parts if not part.own.second_order]
+        if missing:
+            raise Unsuitable(f"{', '.join(missing)}: second derivatives are missing: give Function(..., hvp=) or hessian=")
+        self._own = [part for part in tape.parts if _twice(part.own)]
+        self._graph_J = c is None or not (_first_order(c.own) or _twice(c.own))  # J by the graph, with H of c
+        f_out, c_out = tape.graphs
+        with torch.enable_grad():
+            self._lam = self.lam.clone().requires_grad_(True)
+            total = tape.x.new_zeros(()) if _twice(f.own) else f_out
+            if c is not None and not _twice(c.own):
+                total = total + c_out @ self._lam
+            self._s = _first(total, tape.x)
+        f.calls.of(f.name).gradients += len(self._own) < len(tape.parts)  # s is a backward of its own
+        whole = self._graph_J and f.own.gradient is None and not self._own
+        self.gradient = self._s.detach() if whole else tape.gradient_of_lagrangian(self.lam)
+
+    def product(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """(H u + J'v, J u); by one backward of the gradient map where all is autodiff."""
+        self._count(1)
+        return self._product(u, v, backward)
+
+    def products(self, U: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for stacks of vectors: (q, n), (q, m) in and out."""
+        self._count(len(U))
+        return self._product(U, V, backwards)
+
+    def _count(self, n: int) -> None:
+        self.tape.f.calls.of(self.tape.f.name).hvps += n
+
+    def _product(self, u: Tensor, v: Tensor, back: Backward) -> tuple[Tensor, Tensor]:
+        tape = self.tape
+        outs = ((self._s, u), (tape._c_out, v)) if self._graph_J else ((self._s, u),)
+        pairs = [(out, w) for out, w in outs if out.requires_grad and out.numel()]
+        top, bottom = torch.zeros_like(u), torch.zeros_like(v)
+        if pairs:
+            top, bottom = back([out for out, _ in pairs], [w for _, w in pairs], [tape.x, self._lam])
+        if not self._graph_J:
+            top, bottom = top + tape.J.T @ v, tape.J @ u
+        for part in self._own:
+            top = top + self._bend(part, u)
+        return top, bottom
+
+    # -- the user's own ---------------------------------------------------------------------------------------------------
+    @property
+    def explicit(self) -> bool:
+        """Every summand of H is given as a matrix."""
+        return all(part.own.hessian is not None for part in self.tape.parts)
+
+    @functools.cached_property
+    def summands(self) -> dict[str, Matrix]:
+        """hess f and sum lam_i hess c_i by the names of f and c, n x n, dense or sparse: those that the user gives."""
+        given = [part for part in self.tape.parts if part.own.hessian is not None]
+        return {part.name: self._matrix(part) for part in given}
+
+    def _matrix(self, part: Objective | Constraint) -> Matrix:
+        assert part.own.hessian is not None
+        n, (before, after) = self.tape.at.size, self._beside(part)
+        part.calls.of(part.name).hessians += 1
+        with torch.no_grad():
+            given = part.own.hessian(self.tape.at.detach().tree(), *before, *after)
+        return matrix(given, (n, n), self.tape.x, f"{part.name}.hessian")
+
+    def _bend(self, part: Objective | Constraint, u: Tensor) -> Tensor:
+        """The summand of H times u, for a stack of vectors row by row."""
+        hvp, at, (before, after) = part.own.hvp, self.tape.at, self._beside(part)
+        if hvp is None:
+            return self.summands[part.name] @ u
+        with torch.no_grad():
+            each = [hvp(at.detach().tree(), *before, at.unravel(v).tree(), *after) for v in u.reshape(-1, at.size)]
+        return torch.stack([shaped(one, at, f"{part.name}.hvp").ravel() for one in each]).reshape(u.shape)
+
+    def _beside(self, part: Objective | Constraint) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """What second derivatives get between x and v, and after v: lam for c, the batch for f."""
+        return ((), self.tape.batch) if part is self.tape.f else ((self.lam,), ())
+
+    @functools.cached_property
+    def hessian(self) -> Tensor:
+        """H, n x n, symmetric."""
+        self.tape.f.calls.of(self.tape.f.name).hessians += not self.explicit
+        eye = torch.eye(len(self.tape.x), dtype=self.tape.x.dtype, device=self.tape.x.device)
+        H = sum((self._bend(part, eye) for part in self._own), _rows(self._s, self.tape.x))
+        return 0.5 * (H + H.T)
+
+
+def _first_order(own: Function) -> bool:
+    """J is the user's own."""
+    return own.jacobian is not None or own.vjp is not None
+
+
+def _twice(own: Function) -> bool:
+    """Second derivatives are the user's own."""
+    return own.hvp is not None or own.hessian is not None
+
+
+def _first(out: Tensor, x: Tensor) -> Tensor:
+    """The gradient with its graph."""
+    if not out.requires_grad:
+        return torch.zeros_like(x)
+    (found,) = torch.autograd.grad(out, [x], create_graph=True, allow_unused=True)
+    return torch.zeros_like(x) if found is None else found
+
+
+def _rows(outs: Tensor, x: Tensor) -> Tensor:
+    """d outs / dx, one row an entry."""
+    if not outs.requires_grad or not outs.numel():
+        return x.new_zeros(len(outs), len(x))
+    return backwards([outs], [torch.eye(len(outs), dtype=outs.dtype, device=outs.device)], [x])[0]

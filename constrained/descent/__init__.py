@@ -1,0 +1,32 @@
+"""Minimise a smooth function over a set.
+
+method            Method, its state `Descent`, `minimise` to a residual, and why it ended
+lbfgs, spg        LBFGS and ProjectedLBFGS, SPG
+face_lbfgs        L-BFGS along the faces of a set
+newton_cg         Newton's method with conjugate gradients
+line_search       the search that they share
+curvature_pairs   the memory of L-BFGS
+"""
+
+from .curvature_pairs import Pairs
+from .face_lbfgs import FaceLBFGS
+from .lbfgs import LBFGS, ProjectedLBFGS
+from .method import Descent, Method, Minimum, Objective, Reason, minimise, residual
+from .newton_cg import NewtonCG
+from .spg import SPG
+
+__all__ = [
+    "LBFGS",
+    "SPG",
+    "Descent",
+    "FaceLBFGS",
+    "Method",
+    "Minimum",
+    "NewtonCG",
+    "Objective",
+    "Pairs",
+    "ProjectedLBFGS",
+    "Reason",
+    "minimise",
+    "residual",
+]

@@ -1,0 +1,59 @@
+"""SPG: spectral projected gradients on any set with a projection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..core.options import Positive, Steps
+from ..core.vec import Vec
+from ..sets import ConvexSet
+from .curvature_pairs import Pairs
+from .line_search import search
+from .method import Descent, Method, Objective, Reason, _sane, residual
+
+
+@dataclass(frozen=True, kw_only=True)
+class SPG(Method):
+    """Nonmonotone spectral projected gradient (Birgin, Martinez and Raydan 2000, Algorithm SPG2) on any projectable set.
+
+    d = P(x - lam g) - x;  x <- x + t d with f(x + t d) <= max of the last `window` values + 1e-4 t g'd;  lam = s's / s'y.
+
+    window: values the search compares with (1 is monotone). first: length of the first step.
+
+    >>> import torch
+    >>> from constrained import Ball
+    >>> from constrained.descent import minimise
+    >>> far = lambda x: (float((x.leaves[0] - 3).square().sum()), x.like([2 * (x.leaves[0] - 3)]))
+    >>> minimise(SPG(), far, Vec.of(torch.zeros(2, dtype=torch.float64)), tol=1e-9, X=Ball(1.0)).x.tree()
+    tensor([0.7071, 0.7071], dtype=torch.float64)
+    """
+
+    window: Steps = 10
+    first: Positive = 1.0
+
+    def suited(self, X: ConvexSet) -> Method:
+        return self
+
+    def init(self, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
+        x = X.project(x)
+        value, g = objective(x)
+        norm = residual(X, x, g)
+        lam = memory if isinstance(memory, float) else self.first / max(norm, 1.0)
+        return Descent(0, x, value, g, norm, lam, (value,), _sane(value, norm).name)
+
+    def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
+        lam = s.memory
+        assert isinstance(lam, float)
+        d = X.project(s.x.add(s.gradient, -lam)) - s.x
+        slope = min(float(d @ s.gradient), -float(d @ d) / lam)  # never above -|d|^2 / lam but by rounding
+        if not slope < 0:
+            return replace(s, reason=Reason.PRECISION.name)
+        found = search(objective, s, d, slope, max(s.recent), curvature=False)
+        if isinstance(found, Reason):
+            return replace(s, reason=found.name)
+        x, value, g = found
+        dx, dg = x - s.x, g - s.gradient
+        ss, sy = float(dx @ dx), float(dx @ dg)
+        lam = min(max(ss / sy, 1e-10), 1e10) if sy > 0 else min(10 * lam, 1e10)
+        norm = residual(X, x, g)
+        return Descent(s.k + 1, x, value, g, norm, lam, (*s.recent, value)[-self.window :], _sane(value, norm).name)

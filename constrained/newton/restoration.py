@@ -1,0 +1,95 @@
+"""Restoration: less constraint violation, by Levenberg and Marquardt's method on |c|^2 / 2.
+
+    [[mu I, J'], [J, -I]] (d, w) = (-0, -c)   <=>   (J'J + mu I) d = -J'c,      mu by Nielsen's update
+
+Source: Madsen, Nielsen and Tingleff, Methods for non-linear least squares problems, 2004; the second-order term from step 20 on
+(hess of c'c kept where it does not spoil the curvature) and the tests are this library's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..core.derivatives.tape import Tape
+from ..core.vec import Vec
+from ..oracle import ConstrainedOracle
+
+STATIONARY = 1e-6  # |J'c| / |c| at which a violation that does not fall any more counts as locally least
+STEPS = 300
+SECOND_ORDER = 20  # steps after which the curvature of c enters
+
+
+@dataclass(frozen=True)
+class Violation:
+    """Where the restoration ended: x, |c| there, and |J'c| / |c|."""
+
+    x: Vec
+    violation: float
+    slope: float
+
+
+def restore(oracle: ConstrainedOracle, x: Vec, *, target: float, tol: float) -> Violation:
+    """x with |c| <= max(target, tol), or where |c| cannot be reduced locally, or the best after STEPS steps."""
+    tape = oracle.tape(x)
+    c, J = tape.c, tape.jacobian
+    mu, growth = 1e-2 * float(c.norm()), 2.0
+    eye = torch.eye(len(tape.x), dtype=c.dtype, device=c.device)
+    for step in range(STEPS):
+        size, Jc = float(c.norm()), J.T @ c
+        slope = float(Jc.norm()) / size if size > 0 else 0.0
+        if size <= max(target, tol):
+            break
+        A = J.T @ J
+        if slope <= 1e-4 * STATIONARY:
+            away = _escape(oracle, x, size)
+            if away is None:
+                break
+            x, tape = away
+            c, J = tape.c, tape.jacobian
+            continue
+        if step >= SECOND_ORDER:
+            at = tape.lagrangian(c)
+            full = A + at.hessian - _objective_hessian(oracle, x)
+            A = full if bool(torch.linalg.eigvalsh(full)[0] > -0.5 * mu) else A
+        d = -torch.linalg.lstsq(A + mu * eye, Jc[:, None]).solution[:, 0]
+        if float(d.norm()) <= 1e-15 * (1.0 + float(x.norm())):
+            break
+        moved = x.add(x.unravel(d), 1.0)
+        trial = oracle.tape(moved)
+        predicted = -float(Jc @ d) - 0.5 * float(d @ (A @ d))
+        actual = 0.5 * (size**2 - float(trial.c.norm()) ** 2)
+        falls = predicted > 0 and actual > 1e-4 * predicted
+        if abs(actual) <= 1e-13 * size**2:  # within rounding the slope decides
+            falls = float((trial.jacobian.T @ trial.c).norm()) < 0.5 * float(Jc.norm())
+        if bool(trial.c.isfinite().all()) and falls:
+            x, tape, c, J = moved, trial, trial.c, trial.jacobian
+            mu, growth = mu * max(1 / 3, 1 - (2 * actual / max(predicted, 1e-300) - 1) ** 3), 2.0
+        else:
+            mu, growth = max(mu, 1e-14) * growth, 2 * growth
+            if mu > 1e30:
+                break
+    size = float(c.norm())
+    return Violation(x, size, float((J.T @ c).norm()) / size if size > 0 else 0.0)
+
+
+def _escape(oracle: ConstrainedOracle, x: Vec, size: float) -> tuple[Vec, Tape] | None:
+    """From a stationary point of |c|^2 that is not a minimum: a point with less, along the most negative curvature."""
+    tape = oracle.tape(x)
+    full = tape.jacobian.T @ tape.jacobian + tape.lagrangian(tape.c).hessian - _objective_hessian(oracle, x)
+    values, V = torch.linalg.eigh(full)
+    if not bool(values[0] < -1e-8 * (1.0 + values.abs().max())):
+        return None
+    for length in 0.1 ** torch.arange(0.0, 8.0):
+        for sign in (1.0, -1.0):
+            moved = x.add(x.unravel(V[:, 0]), sign * float(length) * (1.0 + float(x.norm())))
+            trial = oracle.tape(moved)
+            if float(trial.c.norm()) < size:
+                return moved, trial
+    return None
+
+
+def _objective_hessian(oracle: ConstrainedOracle, x: Vec) -> torch.Tensor:
+    tape = oracle.tape(x)
+    return tape.lagrangian(torch.zeros_like(tape.c)).hessian

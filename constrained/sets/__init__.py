@@ -1,0 +1,29 @@
+"""Convex sets by their projections, and what derivatives through a projection need.
+
+base            ConvexSet, and constants beside a variable
+simple          Everywhere, Box, Ball, Simplex, Affine, Halfspace
+product         Product: one set for each part of a variable
+intersections   BoxHyperplane, CvxpySet
+tangent         the tangent of a set at a point
+"""
+
+from .base import ConvexSet
+from .intersections import BoxHyperplane, CvxpySet
+from .product import Product
+from .simple import Affine, Ball, Box, Everywhere, Halfspace, Simplex
+from .tangent import has_tangent, tangent
+
+__all__ = [
+    "Affine",
+    "Ball",
+    "Box",
+    "BoxHyperplane",
+    "ConvexSet",
+    "CvxpySet",
+    "Everywhere",
+    "Halfspace",
+    "Product",
+    "Simplex",
+    "has_tangent",
+    "tangent",
+]

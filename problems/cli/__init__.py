@@ -1,0 +1,1 @@
+"""The command line: what words mean, one run, several processes."""

@@ -1,0 +1,1 @@
+"""What studies of several families report with: averages over seeds, spreads, pictures."""

@@ -1,0 +1,258 @@
+"""The method of multipliers, the reference solvers and `minimize` on published problems with inequalities and bounds."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint
+from torch import Tensor
+
+import constrained
+from bilevel import Ball, Box, Function, Simplex, Status
+from constrained import AugmentedLagrangian, ConstrainedProblem, NewtonCG, Vec, minimize, solve
+from constrained.augmented_objective import Augmented
+from constrained.core.errors import ProblemError, Unsuitable
+from constrained.solvers.reference import SLSQP, TrustConstr
+
+F64 = torch.float64
+
+
+def vector(*entries: float) -> Tensor:
+    return torch.tensor(entries, dtype=F64)
+
+
+# Hock and Schittkowski, Test Examples for Nonlinear Programming Codes, 1981: number -> problem and published optimum.
+def hs21() -> ConstrainedProblem:
+    X = Box(vector(2, -50), vector(50, 50))
+    return ConstrainedProblem(
+        objective=lambda x: 0.01 * x[0] ** 2 + x[1] ** 2 - 100, inequality=lambda x: 10 - 10 * x[0] + x[1], x=vector(-1, -1), X=X
+    )
+
+
+def hs35() -> ConstrainedProblem:
+    def f(x: Tensor) -> Tensor:
+        quadratic = 2 * x[0] ** 2 + 2 * x[1] ** 2 + x[2] ** 2 + 2 * x[0] * x[1] + 2 * x[0] * x[2]
+        return 9 - 8 * x[0] - 6 * x[1] - 4 * x[2] + quadratic
+
+    h = lambda x: x[0] + x[1] + 2 * x[2] - 3  # noqa: E731
+    return ConstrainedProblem(objective=f, inequality=h, x=vector(0.5, 0.5, 0.5), X=Box(0.0))
+
+
+def hs43() -> ConstrainedProblem:
+    def f(x: Tensor) -> Tensor:
+        return x[0] ** 2 + x[1] ** 2 + 2 * x[2] ** 2 + x[3] ** 2 - 5 * x[0] - 5 * x[1] - 21 * x[2] + 7 * x[3]
+
+    def h(x: Tensor) -> Tensor:
+        a, b, c, d = x
+        first = a**2 + b**2 + c**2 + d**2 + a - b + c - d - 8
+        second = a**2 + 2 * b**2 + c**2 + 2 * d**2 - a - d - 10
+        return torch.stack([first, second, 2 * a**2 + b**2 + c**2 + 2 * a - b - d - 5])
+
+    return ConstrainedProblem(objective=f, inequality=h, x=vector(0, 0, 0, 0))
+
+
+def f71(x: Tensor) -> Tensor:
+    return x[0] * x[3] * (x[0] + x[1] + x[2]) + x[2]
+
+
+def hs71() -> ConstrainedProblem:
+    return ConstrainedProblem(
+        objective=f71,
+        equality=lambda x: (x**2).sum() - 40,
+        inequality=lambda x: 25 - x.prod(),
+        x=vector(1, 5, 5, 1),
+        X=Box(1.0, 5.0),
+    )
+
+
+def hs100() -> ConstrainedProblem:
+    def f(x: Tensor) -> Tensor:
+        a, b, c, d, e, s, t = x
+        first = (a - 10) ** 2 + 5 * (b - 12) ** 2 + c**4 + 3 * (d - 11) ** 2
+        return first + 10 * e**6 + 7 * s**2 + t**4 - 4 * s * t - 10 * s - 8 * t
+
+    def h(x: Tensor) -> Tensor:
+        a, b, c, d, e, s, t = x
+        return torch.stack(
+            [
+                2 * a**2 + 3 * b**4 + c + 4 * d**2 + 5 * e - 127,
+                7 * a + 3 * b + 10 * c**2 + d - e - 282,
+                23 * a + b**2 + 6 * s**2 - 8 * t - 196,
+                4 * a**2 + b**2 - 3 * a * b + 2 * c**2 + 5 * s - 11 * t,
+            ]
+        )
+
+    return ConstrainedProblem(objective=f, inequality=h, x=vector(1, 2, 0, 4, 0, 1, 1))
+
+
+PUBLISHED = {
+    "hs21": (hs21, -99.96),
+    "hs35": (hs35, 1 / 9),
+    "hs43": (hs43, -44),
+    "hs71": (hs71, 17.0140173),
+    "hs100": (hs100, 680.6300573),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("solver", [AugmentedLagrangian(), SLSQP(), TrustConstr()], ids=lambda s: type(s).__name__)
+def test_published_optima(solver, name):
+    make, best = PUBLISHED[name]
+    result = solve(make(), solver, tol=1e-5 if isinstance(solver, TrustConstr) else 1e-6)
+    if isinstance(solver, AugmentedLagrangian) or result.status is Status.CONVERGED:
+        assert result.fun == pytest.approx(best, rel=1e-5, abs=1e-5)
+        assert max(result.residuals().values()) <= result.solver.tolerance
+    assert result.status in (Status.CONVERGED, Status.STALLED)  # the others' own tolerances may miss ours, and say so
+    if isinstance(solver, AugmentedLagrangian):
+        assert result.status is Status.CONVERGED, result.message
+
+
+def test_the_default_for_inequalities():
+    result = solve(hs35(), tol=1e-7)
+    assert isinstance(result.solver, AugmentedLagrangian)
+    assert result.fun == pytest.approx(1 / 9, abs=1e-6)
+    assert bool((result.multipliers.inequality >= 0).all())
+
+
+@pytest.mark.parametrize("X", [Ball(1.0), Simplex()], ids=["ball", "simplex"])
+def test_sets_that_are_no_box(X):
+    """The projection of a point on X and a hyperplane, checked by its residuals."""
+    a = vector(2.0, 0.5, -1.0)
+    problem = ConstrainedProblem(
+        objective=lambda x: ((x - a) ** 2).sum(), equality=lambda x: x[0] - x[1] - 0.2, x=vector(0.3, 0.3, 0.4), X=X
+    )
+    result = solve(problem, AugmentedLagrangian(), tol=1e-6)
+    assert result.status is Status.CONVERGED, result.message
+    with pytest.raises(Unsuitable, match="Box"):
+        solve(problem, SLSQP())
+
+
+@pytest.mark.parametrize(
+    ("problem", "status"),
+    [
+        (
+            ConstrainedProblem(objective=lambda x: (x**2).sum(), inequality=lambda x: x[0] ** 2 + 1, x=vector(1, 1)),
+            "LOCALLY_INFEASIBLE",
+        ),
+        (ConstrainedProblem(objective=lambda x: x[0], inequality=lambda x: -x[1], x=vector(1, 1)), "UNBOUNDED"),
+        (
+            ConstrainedProblem(objective=lambda x: -torch.log(x[0]) + x[0], inequality=lambda x: x[0] - 0.5, x=vector(2.0)),
+            "CONVERGED",
+        ),
+    ],
+    ids=["infeasible", "unbounded", "logarithm"],
+)
+def test_verdicts(problem, status):
+    assert solve(problem, AugmentedLagrangian(), tol=1e-6).status.name == status
+
+
+# -- minimize ---------------------------------------------------------------------------------------------------------------
+def g71(x: np.ndarray) -> np.ndarray:
+    s = x[0] + x[1] + x[2]
+    return np.array([x[3] * (x[0] + s), x[0] * x[3], x[0] * x[3] + 1, x[0] * s])
+
+
+SHAPES = {
+    "torch": dict(
+        bounds=[(1, 5)] * 4,
+        constraints=[NonlinearConstraint(lambda x: (x**2).sum(), 40, 40), {"type": "ineq", "fun": lambda x: x.prod() - 25}],
+    ),
+    "numpy": dict(
+        jac=g71,
+        bounds=Bounds(1, 5),
+        constraints=[
+            NonlinearConstraint(lambda x: (x**2).sum(), 40, 40, jac=lambda x: 2 * x),
+            {"type": "ineq", "fun": lambda x: x.prod() - 25, "jac": lambda x: np.prod(x) / x},
+        ],
+    ),
+    "two-sided": dict(
+        bounds=[(1, 5)] * 4,
+        constraints=NonlinearConstraint(lambda x: torch.stack([(x**2).sum(), x.prod()]), [40, 25], [40, np.inf]),
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_minimize_takes_the_shapes_of_scipy(shape):
+    result = minimize(f71, [1.0, 5.0, 5.0, 1.0], tol=1e-6, **SHAPES[shape])
+    assert result.status is Status.CONVERGED
+    assert result.fun == pytest.approx(17.0140173, abs=1e-5)
+
+
+def test_minimize_with_linear_rows_is_newton():
+    """The projection of a on {A x = b}: one step."""
+    rng = np.random.default_rng(0)
+    A, b, a = rng.normal(size=(2, 5)), rng.normal(size=2), rng.normal(size=5)
+    result = minimize(lambda x: ((x - torch.as_tensor(a)) ** 2).sum(), np.zeros(5), constraints=LinearConstraint(A, b, b))
+    np.testing.assert_allclose(result.x.numpy(), a - A.T @ np.linalg.solve(A @ A.T, A @ a - b), atol=1e-10)
+    assert isinstance(result.solver, constrained.SketchedNewton)
+    bounded = minimize(
+        lambda x: ((x - 2) ** 2).sum(), np.zeros(2), constraints=LinearConstraint(np.eye(2), -1, [1, np.inf]), tol=1e-7
+    )
+    np.testing.assert_allclose(bounded.x.numpy(), [1, 2], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"x0": [[1.0]]}, "x0: expected a vector"),
+        ({"fun": lambda x: 3.0}, "fun: expected a torch function"),
+        ({"bounds": [(0, 1)]}, "bounds: expected Bounds or 2 pairs"),
+        ({"constraints": "eq"}, "constraints: expected LinearConstraint"),
+        ({"constraints": {"type": "eq", "fun": lambda x: np.ones(1)}}, "numpy ones with a callable jac"),
+        ({"constraints": NonlinearConstraint(lambda x: x, [1, 2, 3], 4)}, "bounds for 2 rows"),
+        ({"constraints": LinearConstraint(np.eye(2), 1, 0)}, "lb <= ub"),
+    ],
+)
+def test_minimize_names_what_does_not_fit(changed, match):
+    with pytest.raises(ProblemError, match=match):
+        minimize(**{"fun": lambda x: (x**2).sum(), "x0": [1.0, 2.0], **changed})
+
+
+# -- second derivatives -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_optima_by_newton(name):
+    """Products with the Hessian of the augmented Lagrangian reach 1e-8."""
+    make, best = PUBLISHED[name]
+    result = solve(make(), AugmentedLagrangian(inner=NewtonCG()), tol=1e-8)
+    assert result.status is Status.CONVERGED, result.message
+    assert result.fun == pytest.approx(best, rel=1e-7, abs=1e-7)
+    assert result.calls.total().hvps > 0
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.7])
+def test_products_of_the_augmented_lagrangian(lam):
+    """Against central differences of its gradient, on either side of the boundary of an inequality."""
+    problem = ConstrainedProblem(
+        objective=lambda x: torch.sin(x).sum() * x[0],
+        equality=lambda x: torch.stack([x.prod(), x[0] ** 2 - x[1]]),
+        inequality=lambda x: torch.stack([x[0] ** 3 + x[1], x[2] ** 2 - 5, torch.exp(x[1]) - 1]),
+        x=vector(0.4, 0.9, -0.3),
+    )
+    oracle = problem.oracle()
+    generator = torch.Generator().manual_seed(1)
+    for x in (vector(0.4, 0.9, -0.3), vector(-1.0, 0.2, 2.5)):
+        augmented = Augmented(oracle, vector(lam, -0.4), vector(0.3, lam, 0.0), 3.0)
+        at, v = Vec.of(x), Vec.of(torch.randn(3, generator=generator, dtype=F64))
+        above, below = (augmented(at.add(v, t))[1] for t in (1e-6, -1e-6))
+        augmented(at)
+        product = augmented.products(at)
+        assert torch.allclose(product(v).ravel(), ((above - below) * 5e5).ravel(), rtol=1e-7, atol=1e-7)
+        assert torch.equal(product(v).ravel(), augmented.products(Vec.of(x.clone()))(v).ravel())  # without a kept graph
+
+
+@pytest.mark.parametrize("name", ["objective", "equality", "inequality"])
+def test_a_function_without_second_derivatives_is_named(name):
+    """Own first derivatives without hvp: refused by NewtonCG, taken with hvp."""
+
+    def own(hvp: bool) -> ConstrainedProblem:
+        one = {"objective": "gradient"}.get(name, "vjp")
+        first = {"gradient": lambda x: 2 * x, "vjp": lambda x, w: 2 * x * w}[one]
+        second = (lambda x, v: 2 * v) if name == "objective" else (lambda x, w, v: 2 * w * v)
+        square = lambda x: (x**2).sum()  # noqa: E731
+        function = Function(square, **{one: first}, hvp=second if hvp else None)
+        return ConstrainedProblem(**{"objective": lambda x: (x - 2).square().sum(), "x": vector(0.5, 0.4), name: function})
+
+    with pytest.raises(Unsuitable, match=f"^{name}: .*hvp"):
+        solve(own(False), AugmentedLagrangian(inner=NewtonCG()))
+    assert solve(own(False), AugmentedLagrangian(), tol=1e-6).steps > 0
+    assert solve(own(True), AugmentedLagrangian(inner=NewtonCG()), tol=1e-8).steps > 0
