@@ -45,9 +45,7 @@ PUBLIC = {  # and each package's solvers
 }
 PUBLIC = {package: [*names.split(), *package.solvers.__all__] for package, names in PUBLIC.items()}
 EXTRAS = {"bilevel.lm.models": "peft", "docs/howto/language-model.md": "peft"}  # examples that need an optional package
-NAMES = [
-    pytest.param(package, name, id=f"{package.__name__}.{name}") for package, names in PUBLIC.items() for name in names
-]
+NAMES = [pytest.param(package, name, id=f"{package.__name__}.{name}") for package, names in PUBLIC.items() for name in names]
 
 
 def modules():

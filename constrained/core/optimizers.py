@@ -4,22 +4,27 @@ An optimizer state is {parameter path: {name: tensor}}. A gradient that is None 
 the block's state is dropped.
 """
 
+# pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from .live import sharded
 from .options import Momentum, NonNegative, Options, Positive, Schedule
 from .states import solver_state
-from .vec import Vec, copy
+from .vec import Vec
 
 OptState = dict[str, dict[str, Tensor]]
 COUNT = torch.zeros((), dtype=torch.float64, device="cpu")  # of steps, at the start
+ONE = torch.ones((), dtype=torch.float64, device="cpu")  # as a tensor: of a number each count would make one
+FUSED = ("cpu", "cuda") if hasattr(torch, "_fused_adamw_") and hasattr(torch, "_fused_sgd_") else ()  # not public: may go
+UNSCALED: Any = {"maximize": False, "grad_scale": None, "found_inf": None}  # what fused kernels must be told
 
 
 @runtime_checkable
@@ -70,7 +75,43 @@ def on_copies(
 ) -> tuple[Vec, OptState]:
     """`update` by `update_`."""
     new = params.like(x if d is None else x.clone() for x, d in zip(params.leaves, grads))
-    return new, optimizer.update_(new, grads, copy(state), lr)
+    return new, optimizer.update_(new, grads, take_({}, state), lr)
+
+
+# -- what one call of a kernel takes ------------------------------------------------------------------------------------------
+def _moving(params: Vec, grads: Sequence[Tensor | None]) -> tuple[list[str], list[Tensor], list[Tensor]]:
+    """Paths, values and gradients of the leaves that have a gradient."""
+    rows = [(path, x, d) for path, x, d in zip(params.paths(), params.leaves, grads) if d is not None]
+    return [path for path, _, _ in rows], [x for _, x, _ in rows], [d for _, _, d in rows]
+
+
+def _local(columns: list[list[Tensor]]) -> list[list[Tensor]]:
+    """Values, gradients and moments as kernels take them: of sharded ones this process's parts, in the same memory; gradients
+    contiguous where the values are.
+    """
+    xs, ds, *moments = columns
+    if sharded(xs):
+        ds = [d.redistribute(placements=x.placements) if sharded([d]) else d for x, d in zip(xs, ds)]  # pyright: ignore
+        xs, ds, *moments = ([t.to_local() if sharded([t]) else t for t in ts] for ts in (xs, ds, *moments))  # pyright: ignore
+    return [xs, [d.contiguous() if x.is_contiguous() else d for x, d in zip(xs, ds)], *moments]
+
+
+def _groups(columns: list[list[Tensor]]) -> Iterator[tuple[bool, list[int]]]:
+    """Places in the columns that one call takes, of one device and dtype, and whether a fused kernel does. On the CPU these go
+    through the memory of each tensor from its first entry on and check nothing, so that rows must be alike and contiguous.
+    """
+    kinds = [[(t.device, t.dtype, t.shape, t.is_contiguous()) for t in column] for column in columns]
+    groups: dict[tuple[torch.device, torch.dtype, bool], list[int]] = {}
+    for i, (kind, *others) in enumerate(zip(*kinds)):
+        device, dtype, _, contiguous = kind
+        fused = contiguous and device.type in FUSED and others.count(kind) == len(others)
+        groups.setdefault((device, dtype, fused), []).append(i)
+    for (_, _, fused), places in groups.items():
+        yield fused, places
+
+
+def _start(x: Tensor) -> dict[str, Tensor]:
+    return {"first": torch.zeros_like(x), "second": torch.zeros_like(x), "count": COUNT.clone()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +134,27 @@ class SGD(Options):
         return on_copies(self, params, grads, state, lr)
 
     def update_(self, params: Vec, grads: Sequence[Tensor | None], state: OptState, lr: float) -> OptState:
-        new = {}
-        for path, x, d in zip(params.paths(), params.leaves, grads):
-            if d is None:
-                continue
-            if self.momentum:
-                d = state[path]["first"].mul_(self.momentum).add_(d) if path in state else d.clone()
-                new[path] = {"first": d}
-            x.mul_(1 - lr * self.decay).add_(d, alpha=-lr)
+        paths, xs, ds = _moving(params, grads)
+        new = {path: state.get(path) or {"first": torch.zeros_like(x)} for path, x in zip(paths, xs)} if self.momentum else {}
+        columns = _local([xs, ds, [new[path]["first"] for path in paths]] if new else [xs, ds])
+        for fused, places in _groups(columns):
+            step = self._fused if fused else self._foreach
+            step(lr, *([column[i] for i in places] for column in columns))
         return new
+
+    def _fused(self, lr: float, xs: list[Tensor], ds: list[Tensor], *first: list[Tensor]) -> None:
+        options: Any = {"momentum": self.momentum, "dampening": 0.0, "nesterov": False, "is_first_step": False, **UNSCALED}
+        if self.decay:  # torch's own would go into the moment
+            torch._foreach_mul_(xs, 1 - lr * self.decay)
+        torch._fused_sgd_(xs, ds, *(first or [[]]), lr=lr, weight_decay=0.0, **options)
+
+    def _foreach(self, lr: float, xs: list[Tensor], ds: list[Tensor], *first: list[Tensor]) -> None:
+        for ms in first:
+            torch._foreach_mul_(ms, self.momentum)
+            torch._foreach_add_(ms, ds)
+            ds = ms
+        torch._foreach_mul_(xs, 1 - lr * self.decay)
+        torch._foreach_add_(xs, ds, alpha=-lr)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,22 +179,38 @@ class AdamW(Options):
         return on_copies(self, params, grads, state, lr)
 
     def update_(self, params: Vec, grads: Sequence[Tensor | None], state: OptState, lr: float) -> OptState:
-        b1, b2 = self.betas
-        new = {}
-        for path, x, d in zip(params.paths(), params.leaves, grads):
-            if d is None:
-                continue
-            old = state.get(path) or {"first": torch.zeros_like(x), "second": torch.zeros_like(x), "count": COUNT.clone()}
-            first, second, count = (
-                old["first"].lerp_(d, 1 - b1),
-                old["second"].mul_(b2).addcmul_(d, d, value=1 - b2),
-                old["count"] + 1,
-            )
-            done = float(count)  # on the CPU: nothing is synchronised
-            scale = second.sqrt().div_(math.sqrt(1 - b2**done)).add_(self.eps)
-            x.mul_(1 - lr * self.decay).addcdiv_(first, scale, value=-lr / (1 - b1**done))
-            new[path] = {"first": first, "second": second, "count": count}
+        paths, xs, ds = _moving(params, grads)
+        new = {path: state.get(path) or _start(x) for path, x in zip(paths, xs)}
+        counts = [new[path]["count"] for path in paths]
+        if counts:
+            torch._foreach_add_(counts, ONE, alpha=1.0)
+        done = [float(count) for count in counts]  # on the CPU: nothing is synchronised
+        columns = _local([xs, ds, *([new[path][name] for path in paths] for name in ("first", "second"))])
+        for fused, places in _groups(columns):
+            step = self._fused if fused else self._foreach
+            step(lr, [done[i] for i in places], *([column[i] for i in places] for column in columns))
         return new
+
+    def _fused(
+        self, lr: float, done: list[float], xs: list[Tensor], ds: list[Tensor], firsts: list[Tensor], seconds: list[Tensor]
+    ) -> None:
+        made = {n: torch.full((), n, dtype=torch.float32, device=xs[0].device) for n in set(done)}
+        steps = [made[n] for n in done]
+        options: Any = {"beta1": self.betas[0], "beta2": self.betas[1], "eps": self.eps, "amsgrad": False, **UNSCALED}
+        torch._fused_adamw_(xs, ds, firsts, seconds, [], steps, lr=lr, weight_decay=self.decay, **options)
+
+    def _foreach(
+        self, lr: float, done: list[float], xs: list[Tensor], ds: list[Tensor], firsts: list[Tensor], seconds: list[Tensor]
+    ) -> None:
+        b1, b2 = self.betas
+        torch._foreach_lerp_(firsts, ds, 1 - b1)
+        torch._foreach_mul_(seconds, b2)
+        torch._foreach_addcmul_(seconds, ds, ds, 1 - b2)
+        scales = torch._foreach_sqrt(seconds)
+        torch._foreach_div_(scales, [math.sqrt(1 - b2**n) for n in done])
+        torch._foreach_add_(scales, self.eps)
+        torch._foreach_mul_(xs, 1 - lr * self.decay)
+        torch._foreach_addcdiv_(xs, firsts, scales, [-lr / (1 - b1**n) for n in done])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ all of them at once, on torch's `_foreach` kernels. This is the only file that u
 # pyright: reportPrivateImportUsage=false, reportArgumentType=false
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -65,8 +66,7 @@ class Vec:
 
     def paths(self) -> list[str]:
         """One name a leaf: '' for a bare tensor, "['w']" for a dict entry."""
-        marks = pytree.tree_unflatten(list(range(len(self.leaves))), self.spec)
-        return [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(marks)[0]]
+        return list(_paths(_Same(self.spec)))
 
     # -- vector space ---------------------------------------------------------------------------------------------------
     def __add__(self, other: Vec) -> Vec:
@@ -219,6 +219,27 @@ def filled(structure: Any, leaves: Iterator[Tensor], known: Mapping[str, Vec]) -
         return {key: filled(part, leaves, known) for key, part in parts.items()}
     found = [filled(part, leaves, known) for part in parts]
     return tuple(found) if kind == "tuple" else found
+
+
+class _Same:
+    """A key that is equal to those of the very same structure: to compare structures takes as long as to name their leaves."""
+
+    __slots__ = ("spec",)
+
+    def __init__(self, spec: Any):
+        self.spec = spec
+
+    def __hash__(self) -> int:
+        return id(self.spec)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.spec is other.spec
+
+
+@functools.lru_cache(maxsize=64)
+def _paths(same: _Same) -> list[str]:
+    marks = pytree.tree_unflatten(list(range(same.spec.num_leaves)), same.spec)
+    return [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(marks)[0]]
 
 
 def _leaf(leaf: Any, name: str) -> Tensor:

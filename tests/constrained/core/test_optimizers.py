@@ -139,6 +139,97 @@ class TestEvery:
         assert torch.equal(y.ravel(), x.ravel())
 
 
+# -- kernels ----------------------------------------------------------------------------------------------------------------
+KERNELS = [SGD(), SGD(momentum=0.9, decay=0.1), AdamW(decay=0.1, betas=(0.8, 0.95))]
+LAYOUTS = {
+    "transposed": lambda t: t.movedim(0, -1).contiguous().movedim(-1, 0),
+    "gaps": lambda t: torch.stack([t, t + 1], dim=-1)[..., 0],
+    "part": lambda t: torch.cat([t, t])[len(t) :],
+}
+
+
+def twin(optimizer: Optimizer, x: Vec) -> torch.optim.Optimizer:
+    """torch's own, on copies; SGD's decay is that of the loop without momentum alone."""
+    params = [leaf.clone(memory_format=torch.contiguous_format).requires_grad_() for leaf in x.leaves]
+    if isinstance(optimizer, SGD):
+        return torch.optim.SGD(params, lr=1.0, momentum=optimizer.momentum)
+    return torch.optim.AdamW(params, lr=1.0, betas=optimizer.betas, eps=optimizer.eps, weight_decay=optimizer.decay)
+
+
+def compare(optimizer: Optimizer, x: Vec, rtol: float, change=lambda k, d: d, layout=lambda t: t, steps: int = 12) -> None:
+    """Step by step against torch's, in place and by copies, with gradients in other layouts."""
+    theirs, y = twin(optimizer, x), x.clone()
+    state, own = optimizer.init(x), optimizer.init(y)
+    params = theirs.param_groups[0]["params"]
+    for k in range(steps):
+        d = change(k, grads(k, x))
+        for p, g in zip(params, d):
+            p.grad = None if g is None else g.clone(memory_format=torch.contiguous_format)
+            if g is None:
+                theirs.state.pop(p, None)  # what rests is new when it comes back
+            elif isinstance(optimizer, SGD) and optimizer.decay:
+                p.data.mul_(1 - LRS[k] * optimizer.decay)
+        theirs.param_groups[0]["lr"] = LRS[k]
+        theirs.step()
+        d = [None if g is None else layout(g) for g in d]
+        x, state = optimizer.update(x, d, state, LRS[k])
+        own = optimizer.update_(y, d, own, LRS[k])
+        for a, b, p in zip(x.leaves, y.leaves, params):
+            torch.testing.assert_close(a, p.detach(), rtol=rtol, atol=rtol)
+            assert torch.equal(a, b)
+        assert all(torch.equal(t, own[path][name]) for path, block in state.items() for name, t in block.items())
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("optimizer", KERNELS, ids=repr)
+class TestKernels:
+    @pytest.fixture(autouse=True)
+    def _kernels(self, fused, monkeypatch):
+        if not fused:
+            monkeypatch.setattr(optimizers, "FUSED", ())
+
+    @pytest.mark.parametrize(("dtype", "rtol"), [(F64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 5e-2)])
+    def test_every_step_is_torchs(self, optimizer, dtype, rtol):
+        compare(optimizer, start(dtype), rtol)
+
+    @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+    def test_gradients_of_any_layout(self, optimizer, layout):
+        compare(optimizer, start(), 1e-12, layout=layout)
+
+    def test_expanded_gradients(self, optimizer):
+        compare(optimizer, start(), 1e-12, change=lambda k, d: [g.reshape(-1)[0].expand(g.shape) for g in d])
+
+    @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+    def test_values_of_any_layout(self, optimizer, layout):
+        compare(optimizer, start().map(layout), 1e-12)
+
+    def test_blocks_that_come_and_go_count_their_own_steps(self, optimizer):
+        compare(optimizer, start(), 1e-12, change=lambda k, d: [d[0] if k % 3 else None, d[1] if k != 5 else None])
+
+    def test_leaves_of_two_dtypes_empty_and_without_dimension(self, optimizer):
+        leaves = [torch.ones(3), torch.ones(2, dtype=F64), torch.ones((), dtype=F64), torch.ones(0, 2), torch.ones(5) * 2]
+        compare(optimizer, Vec.of(leaves), 2e-5)
+
+
+def test_a_state_of_another_shape_is_an_error():
+    """The fused kernels would read beyond it."""
+    for optimizer in KERNELS[1:]:
+        state = optimizer.update(start(), grads(0, start()), {}, 0.1)[1]
+        state[start().paths()[0]]["first"] = torch.zeros(2, dtype=F64)
+        with pytest.raises(RuntimeError, match=r"size|shape"):
+            optimizer.update(start(), grads(1, start()), state, 0.1)
+
+
+def test_the_state_of_adamw_is_two_moments_and_a_count():
+    """As checkpoints have it."""
+    x = start(torch.float32)
+    _, state = AdamW().update(x, grads(0, x), {}, 0.1)
+    for path, leaf in zip(x.paths(), x.leaves):
+        kinds = {name: (t.shape, t.dtype) for name, t in state[path].items()}
+        moment = (leaf.shape, torch.float32)
+        assert kinds == {"first": moment, "second": moment, "count": (torch.Size(), F64)}
+
+
 # -- ScalarAdam -------------------------------------------------------------------------------------------------------------
 def flat_steps(optimizer: Optimizer, x: torch.Tensor, ds: list[torch.Tensor], lr: float = 0.1) -> list[torch.Tensor]:
     v, state, out = Vec.of(x), {}, []
