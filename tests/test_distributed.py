@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WORKER = ROOT / "tests" / "workers" / "reweighting.py"
 KINDS = ("plain", "ddp", "fsdp")
+KEYS = 2 * 16  # biases of keys, two blocks: softmax does not see them, their gradient is round-off, which Adam makes whole steps
 SHARED = {f"{kind}-{'lisa' if lisa else 'all'}": {"kind": kind, "lisa": lisa} for kind in KINDS for lisa in (False, True)}
 
 
@@ -61,15 +62,18 @@ def check_as_one(found: list[dict[str, Any]], alone: dict[str, Any]) -> None:
     for name in SHARED:
         first, one = found[0][name], alone[name.split("-")[1]]
         assert all(gap(first["x"], other[name]["x"]) == 0 for other in found), f"{name}: logits differ between processes"
-        assert gap(first["x"], one["x"]) <= 3e-5, name  # round-off: 3e-14 where all is float64
+        # x goes 0.4 in steps of 5e-2 that Adam makes of differences of losses of size 2.8, known to 2e-7 in float32: on
+        # different processors the gap is 1e-6 to 3e-5. What is averaged wrongly the first gradients show.
+        assert gap(first["x"], one["x"]) <= 2e-4, name
         assert gap(first["gradients"], one["gradients"]) <= 1e-6, name
-        assert gap(first["u"], one["u"]) <= 2e-3, name  # Adam divides round-off by the root of tiny moments
+        apart = sorted((abs(a - b) for u, v in zip(first["u"], one["u"], strict=True) for a, b in zip(u, v)), reverse=True)
+        assert apart[KEYS] <= 1e-4, name
         assert first["kept"] == one["kept"]
         assert first["rows"] * len(found) == one["rows"]
 
 
 def test_two_processes_step_as_one(tmp_path, alone):
-    """Averaged by hand, by DDP and sharded by FSDP2, all blocks and LISA: the logits of one process to 3e-5, the first gradients
+    """Averaged by hand, by DDP and sharded by FSDP2, all blocks and LISA: the logits of one process to 2e-4, the first gradients
     to 1e-6, the same bits in both; with LISA in bf16 the clean source gains.
     """
     sharp = {"bf16": {"kind": "fsdp", "lisa": True, "bf16": True, "steps": 20}}
