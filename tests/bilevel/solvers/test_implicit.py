@@ -141,11 +141,13 @@ def test_a_kink_is_told():
 
 @pytest.mark.parametrize("seed", [3, 8, 10])
 def test_the_lassos_kinks_are_found_in_few_evaluations(seed):
-    """Optima at kinks, where y is accurate and Phi is not lower on either side. Without the crossing of tangents 535 and more."""
+    """Optima at kinks, where y is accurate and Phi is not lower on either side. By the rounding of inner products the same run
+    takes 59 to 215 evaluations; without the crossing of tangents 535 and more.
+    """
     instance = lasso(seed=seed)
     result = solve(instance.problem, Implicit())
     assert not result.success
-    assert result.state.evaluations <= 200
+    assert result.state.evaluations <= 350
     assert result.residuals()["lower"] <= 1e-6
     for side in (-1e-4, 1e-4):
         x = result.x + side
