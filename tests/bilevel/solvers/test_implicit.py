@@ -51,11 +51,16 @@ def test_ridge_with_one_penalty():
 
 
 def test_ridge_with_fifty_penalties():
-    """A local optimum, in no more than 1.5 times the 543 evaluations of L-BFGS-B on exact hypergradients."""
+    """The value of a local optimum, in no more than 1.5 times the 543 evaluations of L-BFGS-B on exact hypergradients.
+
+    Curvatures go down to 1.5e-7: by the rounding of the linear algebra a run ends CONVERGED, or as PRECISION where the gradient
+    has been at 1e-5 to 4e-5 for 50 steps, with Phi up to 2.2e-6 above the optimum.
+    """
     steps, event = trace(ridge_50().problem)
-    assert event.status is Status.CONVERGED
+    assert event.status in (Status.CONVERGED, Status.PRECISION)
     assert event.state.evaluations <= 815
-    assert steps[-1][0] <= 0.4767
+    assert min(abs(steps[-1][0] - best) for best in (0.47490335, 0.47578182)) <= 1e-5  # published
+    assert event.monitor["residual"] <= 1e-4
 
 
 # -- lower levels on sets ---------------------------------------------------------------------------------------------------
