@@ -41,7 +41,7 @@ def test_65_penalties_of_digits(own):
     assert event.status is Status.CONVERGED
     gap = steps[0][0] - BEST
     assert next(n for value, n in steps if value - BEST <= 1e-3 * gap) <= 32
-    assert abs(steps[-1][0] - BEST) <= 1e-7 * gap
+    assert abs(steps[-1][0] - BEST) <= 5e-7 * gap  # 0.6e-7 to 0.9e-7 by the rounding: a gradient of 1e-6 ends the run
 
 
 def test_ridge_with_one_penalty():

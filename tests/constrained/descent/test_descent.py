@@ -349,7 +349,7 @@ def test_a_kink_in_a_box_is_found_in_few_evaluations(at):
     found = minimise(LBFGS(), objective, vec([1.5]), tol=1e-8, X=Box(-2, 2))
     assert array(found.x) == pytest.approx([at], abs=1e-12)
     assert found.reason in (Reason.LINE_SEARCH, Reason.PRECISION)
-    assert objective.calls <= 60
+    assert objective.calls <= 70
 
 
 # -- sizes at which squares overflow or vanish --------------------------------------------------------------------------------
