@@ -15,7 +15,7 @@ F64 = torch.float64
 def test_one_lower_solution_is_found_again():
     result = solve(quadratic(seed=1).problem, Implicit(), tol=1e-7)
     found = retrain(result)
-    assert found.cold == pytest.approx(found.warm, abs=1e-6)
+    assert found.cold == pytest.approx(found.warm, abs=1e-5)  # |g_y| <= 1e-7 leaves 1e-6 in y at curvature 0.1; |f_y| = 3.9
     assert found.y.numpy() == pytest.approx(result.y.numpy(), abs=1e-5)
     assert found.lower <= 1e-7
 

@@ -129,7 +129,7 @@ def test_the_solutions_have_the_published_values(name):
     found = [exact(point.x.numpy()) for point in instance.solution]
     digits = 5e-12 if name == "ridge-1" else 5e-9
     np.testing.assert_allclose(found, OPTIMA[name], rtol=0, atol=digits)
-    assert [instance.problem.fun(point) for point in instance.solution] == pytest.approx(found, abs=1e-14)
+    assert [instance.problem.fun(point) for point in instance.solution] == pytest.approx(found, abs=1e-12)  # sums of 200 squares
 
 
 @BOTH
