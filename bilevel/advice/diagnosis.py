@@ -11,7 +11,7 @@ from constrained.core.derivatives.finite_differences import Report
 from constrained.core.solver import Solver
 from constrained.core.status import Feature
 from constrained.core.vec import Tree
-from constrained.descent import Reason
+from constrained.descent import DescentStatus
 
 from .. import solvers
 from .recommend import Recommendation
@@ -34,7 +34,7 @@ class LowerLevel:
     y: Tree
     value: float
     residual: float
-    reason: Reason
+    reason: DescentStatus
     tried: int = 0
     elsewhere: int = 0
     others: int = 0
@@ -44,7 +44,7 @@ class LowerLevel:
 
     @property
     def solved(self) -> bool:
-        return self.reason is Reason.CONVERGED
+        return self.reason is DescentStatus.CONVERGED
 
 
 @dataclass(frozen=True)

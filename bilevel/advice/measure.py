@@ -24,7 +24,7 @@ from constrained.core.derivatives.finite_differences import direction
 from constrained.core.errors import Unsuitable
 from constrained.core.problem import Point
 from constrained.core.vec import Vec
-from constrained.descent import Minimum, Reason, residual
+from constrained.descent import DescentStatus, Minimum, residual
 from constrained.descent.newton_cg import NewtonCG
 from constrained.linear.diagonal import Diagonal
 from constrained.linear.spectrum import lanczos
@@ -125,7 +125,7 @@ def _lower_level(problem: BilevelProblem, oracle: BilevelOracle, x: Vec, y: Vec)
     size = max(1.0, float(first.x.norm()) / y.size**0.5)
     step = direction(y, torch.Generator().manual_seed(0)) * y.size**0.5
     ends = [solved(first.x.add(step, far * size), AGAIN) for far in ELSEWHERE]
-    ends = [end for end in ends if end.reason is Reason.CONVERGED]
+    ends = [end for end in ends if end.reason is DescentStatus.CONVERGED]
     apart = [float((end.x - first.x).norm()) > NEAR * (1.0 + float(first.x.norm())) for end in ends]
     below = max([0.0, *(first.value - end.value for end in ends if _proof(first, end))])
     convex = False if any(_proof(first, end) or _proof(end, first) for end in ends) else None

@@ -32,7 +32,7 @@ from constrained.core.problem import Multipliers
 from constrained.core.vec import Tree, Vec
 from constrained.descent import residual
 from constrained.descent.newton_cg import NewtonCG
-from constrained.linear import Minres, Reason, System
+from constrained.linear import LinearStatus, Minres, System
 from constrained.sets.tangent import Tangent, tangent
 
 from ..lower.constraints import NAMES
@@ -76,9 +76,9 @@ def residuals(oracle: BilevelOracle, x: Vec, y: Vec, multipliers: Multipliers | 
         grad = grad.add(piece.gradient, weight)
     worst = max(pieces, key=lambda piece: piece.left)
     found["upper"] = residual(oracle.X, x, grad) if math.isfinite(worst.left) else math.nan
-    if worst.reason is Reason.LEAST_SQUARES:
+    if worst.reason is LinearStatus.LEAST_SQUARES:
         found["optimism"] = worst.left
-    elif worst.reason is not Reason.SOLVED and not worst.left <= 1e-3 * float(f_y.norm()):
+    elif worst.reason is not LinearStatus.SOLVED and not worst.left <= 1e-3 * float(f_y.norm()):
         found["linear"] = worst.left
     return found
 
@@ -89,7 +89,7 @@ class Piece:
 
     gradient: Vec
     left: float
-    reason: Reason
+    reason: LinearStatus
 
 
 def _piece(x: Vec, lower: LevelAt, face: Tangent, J: list[Any], active: Tensor, f_x: Vec, f_y: Vec) -> Piece:
@@ -199,7 +199,7 @@ def _lagrangian(oracle: BilevelOracle, parts: Sequence[Constraint | None], lam: 
     return Level("lower", call, oracle.calls)
 
 
-def _adjoint(yy: Any, face: Tangent, of_y: Any, f_y: Vec) -> tuple[Vec, np.ndarray, float, Reason]:
+def _adjoint(yy: Any, face: Tangent, of_y: Any, f_y: Vec) -> tuple[Vec, np.ndarray, float, LinearStatus]:
     """v, w of the module's system, its residual and why MINRES ended."""
     n, m = f_y.size, of_y.shape[0]
 

@@ -27,7 +27,7 @@ from constrained.core.live import LiveVec
 from constrained.core.problem import Multipliers
 from constrained.core.vec import Vec
 from constrained.descent import LBFGS, minimise, residual
-from constrained.linear import Reason
+from constrained.linear import LinearStatus
 from constrained.sets.tangent import has_tangent, tangent
 
 from ..hypergradients.adjoint import adjoint
@@ -52,9 +52,9 @@ def residuals(oracle: BilevelOracle, x: Vec, y: Vec, multipliers: Multipliers | 
         face = tangent(oracle.Y, y - lower.y)
         v = adjoint(lower, f_y, torch.finfo(y.dtype).eps ** 0.75 * float(f_y.norm()), face=face)
         found["upper"] = residual(oracle.X, x, f_x - lower.xy(v.x)) if math.isfinite(v.residual) else math.nan
-        if v.reason is Reason.LEAST_SQUARES:
+        if v.reason is LinearStatus.LEAST_SQUARES:
             found["optimism"] = v.residual
-        elif v.reason is not Reason.SOLVED and not v.residual <= 1e-3 * float(f_y.norm()):
+        elif v.reason is not LinearStatus.SOLVED and not v.residual <= 1e-3 * float(f_y.norm()):
             found["linear"] = v.residual
     else:
         found["lower"] = residual(oracle.Y, y, oracle.g.grad_y(x, y))

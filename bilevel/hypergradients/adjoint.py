@@ -18,7 +18,7 @@ from constrained.core.options import Options
 from constrained.core.status import Feature
 from constrained.core.vec import Vec
 from constrained.descent import residual
-from constrained.linear import CG, LinearSolution, LinearSolver, Minres, Product, Reason, System
+from constrained.linear import CG, LinearSolution, LinearSolver, LinearStatus, Minres, Product, System
 from constrained.linear.diagonal import Diagonal
 from constrained.sets.tangent import FREE, Tangent, tangent
 
@@ -88,7 +88,7 @@ class Adjoint:
     shift: float
     residual: float
     scale: float
-    reason: Reason
+    reason: LinearStatus
     products: int
     gap: float = 0.0
 
@@ -182,13 +182,13 @@ def adjoint(
     found = first.solve(prepared, b, tol=tol, start=start)
     found = replace(found, products=found.products + prepared.spent)
     if not isinstance(first, CG):
-        return replace(found, reason=Reason.NEGATIVE_CURVATURE) if indefinite(found, b) else found
-    if found.reason in (Reason.SOLVED, Reason.NONFINITE, Reason.NEGATIVE_CURVATURE):
+        return replace(found, reason=LinearStatus.NEGATIVE_CURVATURE) if indefinite(found, b) else found
+    if found.reason in (LinearStatus.SOLVED, LinearStatus.NONFINITE, LinearStatus.NEGATIVE_CURVATURE):
         return found
     minres = Minres()
     other = minres.solve(minres.init(A), b, tol=tol)
     other = replace(other, products=other.products + found.products)
-    return other if other.reason is Reason.LEAST_SQUARES or other.residual < found.residual else found
+    return other if other.reason is LinearStatus.LEAST_SQUARES or other.residual < found.residual else found
 
 
 def indefinite(found: LinearSolution, b: Vec) -> bool:

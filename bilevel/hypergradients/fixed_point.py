@@ -22,7 +22,7 @@ from constrained.core.derivatives.constraint import Constraint
 from constrained.core.derivatives.objective import shaped
 from constrained.core.options import Steps
 from constrained.core.vec import Tree, Vec, leaves_by_path
-from constrained.linear import CG, Product, Reason
+from constrained.linear import CG, LinearStatus, Product
 from constrained.linear.gmres import gmres
 
 from .adjoint import Adjoint, AdjointMethod, Here, Wanted, adjoint
@@ -73,13 +73,13 @@ class FixedPoint(AdjointMethod):
         cross, back = step.vjp((x, y), w.ravel())
         residual = float((b + back - w).norm())
         if not (math.isfinite(residual) and bool(cross.finite())):
-            reason = Reason.NONFINITE
+            reason = LinearStatus.NONFINITE
         elif repels:
             curved = adjoint(here.lower, b, tol, solver=CG(), face=here.face)
             spent += curved.products
-            reason = curved.reason if curved.reason is Reason.NEGATIVE_CURVATURE else reason
+            reason = curved.reason if curved.reason is LinearStatus.NEGATIVE_CURVATURE else reason
         elif residual <= tol:
-            reason = Reason.SOLVED
+            reason = LinearStatus.SOLVED
         return Adjoint(here, w, cross, float(w @ out), residual, float(b.norm()), reason, spent + 1, float(out.norm()))
 
     def _flat(self, y: Vec) -> Callable[[Tree, Tree], Tensor]:
@@ -93,7 +93,7 @@ class FixedPoint(AdjointMethod):
         return flat
 
 
-def contract(product: Product, b: Vec, w: Vec, tol: float, patience: int, limit: int) -> tuple[Vec, Reason, int, bool]:
+def contract(product: Product, b: Vec, w: Vec, tol: float, patience: int, limit: int) -> tuple[Vec, LinearStatus, int, bool]:
     """w <- w + r, r <- r - A r from r = b - A w: the iteration for A = I - T_y'. True: more than `patience` steps remain."""
     r, spent = b - product(w), 1
     norm = float(r.norm())
@@ -102,7 +102,7 @@ def contract(product: Product, b: Vec, w: Vec, tol: float, patience: int, limit:
         norm, old = float(r.norm()), norm
         rate = norm / old
         if not math.isfinite(norm):
-            return w, Reason.NONFINITE, spent, False
+            return w, LinearStatus.NONFINITE, spent, False
         if spent > LOOK and norm > tol and (rate >= 1 or math.log(max(tol, 1e-300) / norm) < patience * math.log(rate)):
-            return w, Reason.MAX_STEPS, spent, True
-    return w, Reason.SOLVED if norm <= tol else Reason.MAX_STEPS, spent, False
+            return w, LinearStatus.MAX_STEPS, spent, True
+    return w, LinearStatus.SOLVED if norm <= tol else LinearStatus.MAX_STEPS, spent, False

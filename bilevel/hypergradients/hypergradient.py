@@ -16,12 +16,12 @@ from constrained.core.errors import OptionError
 from constrained.core.problem import Point, Problem
 from constrained.core.status import Feature, Status
 from constrained.core.vec import Tree
-from constrained.linear import CG, LinearSolver, Reason
+from constrained.linear import CG, LinearSolver, LinearStatus
 
 from ..lower.solution import solve_lower
 from .adjoint import SUPPORTS, Adjoint, AdjointMethod, Here, Wanted, differentiate
 
-UNSOLVED = {Reason.MAX_STEPS: Status.MAX_STEPS, Reason.STALLED: Status.STALLED}
+UNSOLVED = {LinearStatus.MAX_STEPS: Status.MAX_STEPS, LinearStatus.STALLED: Status.STALLED}
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def judged(found: Adjoint, tol: float, floor: float) -> Hypergradient:
     curvature = float(here.lower.yy(here.y).norm())  # |g_yy y|: the scale at which g_y can be told from zero
     status = Status.CONVERGED
     finite = bool(value.finite()) and all(map(math.isfinite, (lower_residual, linear_residual, found.gap)))
-    if not finite or found.reason is Reason.NONFINITE:
+    if not finite or found.reason is LinearStatus.NONFINITE:
         status = Status.NONFINITE
     elif lower_residual > max(tol, floor * curvature):
         status = Status.LOWER_UNSOLVED
@@ -111,10 +111,10 @@ def judged(found: Adjoint, tol: float, floor: float) -> Hypergradient:
     elif found.gap > math.sqrt(floor) * (1.0 + float(here.y.norm())):
         status = Status.LOWER_UNSOLVED
         reasons.append(f"y is no fixed point of the map, which moves it by {found.gap:.1e}")
-    elif found.reason is Reason.NEGATIVE_CURVATURE:
+    elif found.reason is LinearStatus.NEGATIVE_CURVATURE:
         status = Status.LOWER_UNSOLVED
         reasons.append("g_yy has negative curvature at y, which is therefore no minimiser")
-    elif found.reason in (Reason.LEAST_SQUARES, Reason.SINGULAR):
+    elif found.reason in (LinearStatus.LEAST_SQUARES, LinearStatus.SINGULAR):
         status = Status.SINGULAR
         reasons.append(f"the part of f_y outside the range of g_yy is {linear_residual:.1e} of it")
     elif linear_residual > 10 * tol:

@@ -17,7 +17,7 @@ import torch
 
 from constrained.core.options import Positive, Steps
 from constrained.core.vec import Vec
-from constrained.linear import LinearSolution, Reason
+from constrained.linear import LinearSolution, LinearStatus
 from constrained.linear.neumann import POWER, Neumann, largest
 
 from .adjoint import Adjoint, AdjointMethod, Here, Wanted, bent, differentiate, read
@@ -69,9 +69,9 @@ class StochasticNeumann(AdjointMethod):
             v, r, spent = v.add(r, eta), r.add(fresh(r), -eta), spent + 1
         q = bent(here.lower.yy, here.face)(v)
         residual = float((b - q).norm())
-        reason = Reason.SOLVED if residual <= tol else Reason.MAX_STEPS
+        reason = LinearStatus.SOLVED if residual <= tol else LinearStatus.MAX_STEPS
         if not math.isfinite(residual):
-            reason = Reason.NONFINITE
+            reason = LinearStatus.NONFINITE
         elif float(v @ q) < -100 * eps * size * float(v @ v):
-            reason = Reason.NEGATIVE_CURVATURE
+            reason = LinearStatus.NEGATIVE_CURVATURE
         return read(here, LinearSolution(v, residual, spent + 1, reason))

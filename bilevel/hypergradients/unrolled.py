@@ -22,7 +22,7 @@ import torch
 from constrained.core.options import Steps
 from constrained.core.vec import Vec
 from constrained.descent import residual
-from constrained.linear import CG, LinearSolution, Reason, System
+from constrained.linear import CG, LinearSolution, LinearStatus, System
 from constrained.linear.neumann import largest, lifted
 from constrained.sets.tangent import Tangent, tangent
 
@@ -68,8 +68,8 @@ class Unrolled(AdjointMethod):
             here, more = self._forward(here, path, 1 / size if size > 0 else 1.0, wanted.lower, max(taken, FIRST), taken)
             found = backward(here, path, wanted, size)
             taken, products = taken + more, products + spent + found.products
-            if found.reason is not Reason.MAX_STEPS or taken >= self.steps or len(path) < taken or more == 0:
-                reason = Reason.NONFINITE if more == 0 else found.reason  # no step leads to a finite gradient
+            if found.reason is not LinearStatus.MAX_STEPS or taken >= self.steps or len(path) < taken or more == 0:
+                reason = LinearStatus.NONFINITE if more == 0 else found.reason  # no step leads to a finite gradient
                 return replace(found, reason=reason, products=products)
 
     def _forward(
@@ -106,18 +106,18 @@ def backward(here: Here, path: deque[tuple[Vec, float]], wanted: Wanted, size: f
     A, b, eps = bent(here.lower.yy, here.face), here.face.project(here.f_y), torch.finfo(lam.dtype).eps
     q = A(v)
     r = b - q
-    norm, reason, tol = float(r.norm()), Reason.MAX_STEPS, wanted.of(b)
+    norm, reason, tol = float(r.norm()), LinearStatus.MAX_STEPS, wanted.of(b)
     if not (math.isfinite(norm) and bool(cross.finite())):
-        reason = Reason.NONFINITE
+        reason = LinearStatus.NONFINITE
     elif float(v @ q) < -100 * eps * size * float(v @ v):
-        reason = Reason.NEGATIVE_CURVATURE
+        reason = LinearStatus.NEGATIVE_CURVATURE
     elif norm <= tol:
-        reason = Reason.SOLVED
+        reason = LinearStatus.SOLVED
     found = read(here, LinearSolution(v, norm, 2 * len(path) + 1, reason))
-    if reason is Reason.MAX_STEPS:
+    if reason is LinearStatus.MAX_STEPS:
         least, null = lifted(A, v, r, size)
         if null:
-            return read(here, LinearSolution(least, norm, 2 * len(path) + 2, Reason.LEAST_SQUARES))
+            return read(here, LinearSolution(least, norm, 2 * len(path) + 2, LinearStatus.LEAST_SQUARES))
     return replace(found, cross=cross)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from constrained.core.states import solver_state
 from constrained.core.vec import Vec
-from constrained.descent import Method, Minimum, Reason, minimise
+from constrained.descent import DescentStatus, Method, Minimum, minimise
 from constrained.descent.curvature_pairs import Pairs
 from constrained.descent.newton_cg import Differenced, NewtonCG
 
@@ -49,7 +49,7 @@ class Value:
     multipliers: Tensor  # la
     saddle: Saddle
     residual: float
-    reason: Reason
+    reason: DescentStatus
 
 
 def lower_value(
@@ -94,7 +94,7 @@ class LowerSolution:
     y: Vec
     multipliers: Tensor
     residual: float
-    reason: Reason
+    reason: DescentStatus
 
 
 def solve_constrained_lower(
@@ -105,15 +105,15 @@ def solve_constrained_lower(
     """
     saddle, weight = Saddle(y, y, None), 1.0
     floor = 30 * torch.finfo(y.dtype).eps
-    best = LowerSolution(y, z, float("inf"), Reason.MAX_STEPS)
+    best = LowerSolution(y, z, float("inf"), DescentStatus.MAX_STEPS)
     for _ in range(max_steps):
         gammas = weight, min(weight, 10.0)  # a large gamma2 would only make the inner problem ill-conditioned
         found = lower_value(oracle, rows, gammas, method, (x, y, z), saddle, max(0.1 * tol, floor), 10_000)
         y, z, saddle = found.saddle.theta, found.multipliers, found.saddle
         residual = float(found.y.norm()) + float(found.z.norm()) + found.residual
         if not residual >= best.residual:
-            best = LowerSolution(y, z, residual, Reason.CONVERGED if residual <= tol else Reason.MAX_STEPS)
-        if residual <= tol or found.reason in (Reason.NONFINITE, Reason.UNBOUNDED):
+            best = LowerSolution(y, z, residual, DescentStatus.CONVERGED if residual <= tol else DescentStatus.MAX_STEPS)
+        if residual <= tol or found.reason in (DescentStatus.NONFINITE, DescentStatus.UNBOUNDED):
             return best if residual <= tol else LowerSolution(y, z, residual, found.reason)
         weight = min(10 * weight, 1e4)
     return best

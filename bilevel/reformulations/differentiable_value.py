@@ -14,10 +14,9 @@ from torch import Tensor
 from constrained.core.errors import OptionError, SolveFailed
 from constrained.core.variables import begun, parameters
 from constrained.core.vec import Tree, Vec, tensors
-from constrained.descent import Reason
+from constrained.descent import DescentStatus
 from constrained.descent.newton_cg import NewtonCG
-from constrained.linear import CG
-from constrained.linear import Reason as LinearReason
+from constrained.linear import CG, LinearStatus
 from constrained.linear.diagonal import Diagonal
 
 from ..lower.solution import Lower
@@ -26,8 +25,8 @@ from .hyperobjective import Answer, Hyperobjective, Response
 
 MAX_INNER = 10_000
 LINEAR_FAILED = {
-    LinearReason.LEAST_SQUARES: "g_yy is singular there and f_y not in its range: no hypergradient exists",
-    LinearReason.NEGATIVE_CURVATURE: "g_yy has negative curvature there, so that y is no minimiser",
+    LinearStatus.LEAST_SQUARES: "g_yy is singular there and f_y not in its range: no hypergradient exists",
+    LinearStatus.NEGATIVE_CURVATURE: "g_yy has negative curvature there, so that y is no minimiser",
 }
 
 
@@ -64,7 +63,7 @@ class Value:
         level = Lower(self.oracle, x, before.diagonal.faded())
         found = self.phi.at(level, tol)
         why = None
-        if found.reason is not Reason.CONVERGED and not found.lower <= 100 * tol:
+        if found.reason is not DescentStatus.CONVERGED and not found.lower <= 100 * tol:
             why = f"the lower level was not solved: |g_y| = {found.lower:.1e}, wanted {tol:.1e}. {found.reason.value}"
         why = why or LINEAR_FAILED.get(found.linear_reason)
         if why is None and not bool(found.gradient.finite()):

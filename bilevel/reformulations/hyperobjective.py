@@ -15,10 +15,9 @@ import torch
 
 from constrained.core.states import solver_state
 from constrained.core.vec import Vec
-from constrained.descent import Method, Reason, residual
+from constrained.descent import DescentStatus, Method, residual
 from constrained.descent.curvature_pairs import Pairs
-from constrained.linear import LinearSolver
-from constrained.linear import Reason as LinearReason
+from constrained.linear import LinearSolver, LinearStatus
 from constrained.linear.diagonal import Diagonal
 
 from ..hypergradients.adjoint import AdjointMethod, Here, Wanted, differentiate
@@ -46,8 +45,8 @@ class Answer:
     gradient: Vec
     lower: float
     linear: float
-    reason: Reason
-    linear_reason: LinearReason
+    reason: DescentStatus
+    linear_reason: LinearStatus
 
 
 class Hyperobjective:
@@ -81,7 +80,7 @@ class Hyperobjective:
         while True:
             found = self.answer = self.at(level, tol)
             r = residual(self.oracle.X, x, found.gradient)
-            if not math.isfinite(r) or found.reason is not Reason.CONVERGED:
+            if not math.isfinite(r) or found.reason is not DescentStatus.CONVERGED:
                 return found.value, found.gradient
             if before is not None:
                 self.gain = max(self.gain, float((found.gradient - before[1]).norm()) / before[0])
@@ -110,8 +109,8 @@ class Hyperobjective:
         here = Here.of(oracle, x, y, level.at(y))
         found = differentiate(self.inverse, here, Wanted(tol, LINEAR * tol), start=old.v, diagonal=level.diagonal)
         self.response, lower = Response(found.here.y, found.v, memory, level.diagonal), found.here.residual
-        if found.reason is LinearReason.NONFINITE:
-            reason = Reason.NONFINITE
+        if found.reason is LinearStatus.NONFINITE:
+            reason = DescentStatus.NONFINITE
         elif reason is None:
-            reason = Reason.CONVERGED if lower <= tol else Reason.MAX_STEPS
+            reason = DescentStatus.CONVERGED if lower <= tol else DescentStatus.MAX_STEPS
         return Answer(found.value, found.gradient, lower, found.residual, reason, found.reason)

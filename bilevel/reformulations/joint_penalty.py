@@ -16,7 +16,7 @@ import torch
 
 from constrained.core.states import solver_state
 from constrained.core.vec import Vec
-from constrained.descent import Descent, Method, Reason, residual
+from constrained.descent import Descent, DescentStatus, Method, residual
 from constrained.descent.curvature_pairs import Pairs
 from constrained.sets import ConvexSet, Product
 
@@ -47,7 +47,7 @@ class JointDescent:
     residual: float
     memory: Pairs | float | None
     recent: tuple[float, ...]
-    reason: str
+    reason: DescentStatus
     free: tuple[Vec, Vec] | None
 
 
@@ -73,7 +73,7 @@ class Penalised(ABC):
         self.oracle, self.gamma, self.best = oracle, gamma, best
         self.U = joint_set(oracle)
         self.upper = self.gap = math.nan
-        self.reason = Reason.CONVERGED
+        self.reason = DescentStatus.CONVERGED
 
     @property
     def scale(self) -> float:
@@ -115,7 +115,7 @@ class ValueGap(Penalised):
             tol = max(wanted, 0.01 * tol)
         self.best = min(known, r) if math.isfinite(r) else known
         self.upper, self.gap = float(f), float(g) - v.g
-        self.reason = v.reason if v.reason in (Reason.NONFINITE, Reason.UNBOUNDED) else Reason.CONVERGED
+        self.reason = v.reason if v.reason in (DescentStatus.NONFINITE, DescentStatus.UNBOUNDED) else DescentStatus.CONVERGED
         return share * (float(f) / self.gamma + self.gap), grad
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from constrained.core.states import solver_state
 from constrained.core.vec import Vec
-from constrained.descent import Method, Minimum, Pairs, Reason, minimise, residual
+from constrained.descent import DescentStatus, Method, Minimum, Pairs, minimise, residual
 
 from ..oracle import BilevelOracle
 
@@ -40,7 +40,7 @@ class Solved:
     g: float
     x_gradient: Vec
     residual: float
-    reason: Reason
+    reason: DescentStatus
 
 
 def penalty(sigma: float, richardson: bool) -> tuple[tuple[float, float], ...]:
@@ -71,7 +71,7 @@ class Surrogate:
         self.smallest = min(s for _, s in self.terms)
         self.inner = inner  # (z, one y for each term)
         self.upper = self.lower = float("nan")  # f(x, y), g(x, z) of the last call
-        self.reason = Reason.CONVERGED
+        self.reason = DescentStatus.CONVERGED
 
     def __call__(self, x: Vec) -> tuple[float, Vec]:
         floor, known = 30 * torch.finfo(x.dtype).eps, self.best
@@ -98,8 +98,8 @@ class Surrogate:
             grad = part if grad is None else grad + part
         self.inner = tuple(one.inner for one in solved)
         self.upper, self.lower = solved[-1].f, z.g
-        bad = [one.reason for one in solved if one.reason in (Reason.NONFINITE, Reason.UNBOUNDED)]
-        self.reason = bad[0] if bad else Reason.CONVERGED
+        bad = [one.reason for one in solved if one.reason in (DescentStatus.NONFINITE, DescentStatus.UNBOUNDED)]
+        self.reason = bad[0] if bad else DescentStatus.CONVERGED
         assert grad is not None
         return value, grad
 

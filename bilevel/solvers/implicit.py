@@ -34,10 +34,9 @@ from constrained.core.solver import Solver
 from constrained.core.states import solver_state
 from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
-from constrained.descent import LBFGS, Descent, Method, Reason
+from constrained.descent import LBFGS, Descent, DescentStatus, Method
 from constrained.descent.newton_cg import NewtonCG
-from constrained.linear import CG, LinearSolver
-from constrained.linear import Reason as LinearReason
+from constrained.linear import CG, LinearSolver, LinearStatus
 from constrained.linear.diagonal import Diagonal
 
 from ..hypergradients.adjoint import AdjointMethod
@@ -49,10 +48,10 @@ PATIENCE = 50  # outer steps without a smaller R after which the inner accuracy 
 STILL = 1e-8  # a relative step; without a smaller R it counts as a fifth of the patience: x is at a kink
 TIGHTEST = 1e-6  # times theta
 BLAMED = 1e-3  # of R: a smaller change of the gradient, by ten times the accuracy, is not why the search failed
-UNSOLVED = (Reason.UNBOUNDED, Reason.MAX_STEPS, Reason.LINE_SEARCH)
-LOWER_FAILED = {Reason.NONFINITE: Status.NONFINITE, **dict.fromkeys(UNSOLVED, Status.LOWER_UNSOLVED)}
-UPPER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.UNBOUNDED}
-LINEAR_FAILED = {LinearReason.LEAST_SQUARES: Status.SINGULAR, LinearReason.NEGATIVE_CURVATURE: Status.LOWER_UNSOLVED}
+UNSOLVED = (DescentStatus.UNBOUNDED, DescentStatus.MAX_STEPS, DescentStatus.LINE_SEARCH)
+LOWER_FAILED = {DescentStatus.NONFINITE: Status.NONFINITE, **dict.fromkeys(UNSOLVED, Status.LOWER_UNSOLVED)}
+UPPER_FAILED = {DescentStatus.NONFINITE: Status.NONFINITE, DescentStatus.UNBOUNDED: Status.UNBOUNDED}
+LINEAR_FAILED = {LinearStatus.LEAST_SQUARES: Status.SINGULAR, LinearStatus.NEGATIVE_CURVATURE: Status.LOWER_UNSOLVED}
 
 
 @solver_state("ImplicitState")
@@ -70,7 +69,7 @@ class ImplicitState:
     evaluations: int  # of Phi and grad Phi
     lower: float  # |y - P_Y(y - g_y)|
     linear: float  # |f_y - g_yy v|
-    outcome: str  # name of the status
+    outcome: Status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +116,9 @@ class Implicit(Solver[BilevelOracle, ImplicitState]):
     def init(self, oracle: BilevelOracle, start: Point) -> ImplicitState:
         phi = self._phi(oracle, Response(start.y, start.y.zeros(), None, Diagonal.blank(start.y)), self.theta, math.inf, 0.0)
         outer = self.outer.suited(oracle.X).init(phi, oracle.X, start.x)
-        blank = ImplicitState(0, start.x, phi.response, outer, self.theta, math.inf, 0.0, 0, 0, math.inf, math.inf, "RUNNING")
+        blank = ImplicitState(
+            0, start.x, phi.response, outer, self.theta, math.inf, 0.0, 0, 0, math.inf, math.inf, Status.RUNNING
+        )
         return self._read(blank, phi, outer)
 
     def step(self, oracle: BilevelOracle, state: ImplicitState) -> ImplicitState:
@@ -127,18 +128,18 @@ class Implicit(Solver[BilevelOracle, ImplicitState]):
         new = self._read(s, phi, moved)
         still = float((moved.x - s.x).norm()) <= STILL * (1.0 + float(s.x.norm()))
         new = replace(new, stale=0 if moved.residual < 0.9 * s.best else s.stale + (PATIENCE // 5 if still else 1))
-        if new.outcome != "RUNNING" or (moved.why is Reason.RUNNING and new.stale <= PATIENCE):
+        if new.outcome != Status.RUNNING or (moved.reason is DescentStatus.RUNNING and new.stale <= PATIENCE):
             return new
         if new.theta > self.theta * TIGHTEST:
             theta = 0.1 * new.theta if new.theta == self.theta else TIGHTEST * self.theta
             again = self._again(oracle, replace(new, theta=theta, stale=0))  # (3)
-            if float((again.outer.gradient - moved.gradient).norm()) > BLAMED * moved.residual or again.outcome != "RUNNING":
+            if float((again.outer.gradient - moved.gradient).norm()) > BLAMED * moved.residual or again.outcome != Status.RUNNING:
                 return again
             new = again
-        return replace(new, outcome="LINE_SEARCH" if moved.why is Reason.LINE_SEARCH else "PRECISION")
+        return replace(new, outcome=Status.LINE_SEARCH if moved.reason is DescentStatus.LINE_SEARCH else Status.PRECISION)
 
     def terminate(self, oracle: BilevelOracle, state: ImplicitState) -> Status:
-        return Status[state.outcome]
+        return state.outcome
 
     def answer(self, oracle: BilevelOracle, state: ImplicitState) -> Point:
         level = Lower(oracle, state.x, state.response.diagonal.faded())  # the last trial's y may be of another x
@@ -149,7 +150,7 @@ class Implicit(Solver[BilevelOracle, ImplicitState]):
         return {"upper": state.outer.value, "residual": state.outer.residual, "lower": state.lower, "linear": state.linear}
 
     def notes(self, state: ImplicitState) -> tuple[str, ...]:
-        if state.outcome in ("PRECISION", "LINE_SEARCH") and state.outer.residual > 1e3 * self.tolerance:
+        if state.outcome in (Status.PRECISION, Status.LINE_SEARCH) and state.outer.residual > 1e3 * self.tolerance:
             return ("The gradient of the hyper-objective may jump here: where y reaches a face of Y, or g has a kink.",)
         return ()
 
@@ -174,12 +175,12 @@ class Implicit(Solver[BilevelOracle, ImplicitState]):
             lower=found.lower,
             linear=found.linear,
         )
-        status = LOWER_FAILED.get(found.reason) or UPPER_FAILED.get(outer.why) or Status.RUNNING
+        status = LOWER_FAILED.get(found.reason) or UPPER_FAILED.get(outer.reason) or Status.RUNNING
         if status is Status.RUNNING:
             status = LINEAR_FAILED.get(found.linear_reason, status)
         if status is Status.RUNNING and outer.residual <= self.tolerance:  # (4)
             status = Status.CONVERGED
-        return replace(new, outcome=status.name)
+        return replace(new, outcome=status)
 
     def _again(self, oracle: BilevelOracle, s: ImplicitState) -> ImplicitState:
         """Evaluate afresh at x, more accurately. The outer memory is kept."""

@@ -45,7 +45,7 @@ from constrained.core.solver import Solver
 from constrained.core.states import solver_state
 from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
-from constrained.descent import LBFGS, Descent, Method, Reason, residual
+from constrained.descent import LBFGS, Descent, DescentStatus, Method, residual
 from constrained.descent.curvature_pairs import Pairs
 from constrained.descent.face_lbfgs import FaceLBFGS
 from constrained.sets import ConvexSet, Everywhere
@@ -58,8 +58,8 @@ from ..reformulations.lagrangian_gap import penalised_gap
 PATIENCE = 50  # outer steps without a smaller R after which the inner accuracy is raised
 GROWTH = 10.0  # of c
 SURE = 10.0  # b bounds the error of the extrapolation before, which this one divides by GROWTH at least
-FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.UNBOUNDED}
-LOWER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.LOWER_UNSOLVED}
+FAILED = {DescentStatus.NONFINITE: Status.NONFINITE, DescentStatus.UNBOUNDED: Status.UNBOUNDED}
+LOWER_FAILED = {DescentStatus.NONFINITE: Status.NONFINITE, DescentStatus.UNBOUNDED: Status.LOWER_UNSOLVED}
 
 
 @solver_state("LVHBAState")
@@ -86,7 +86,7 @@ class LVHBAState:
     stages: tuple[Tensor, ...]  # w at the ends of the last two c
     guess: Tensor  # w extrapolated
     bias: float  # b
-    outcome: str  # name of the status
+    outcome: Status
 
 
 class Penalised:
@@ -97,7 +97,7 @@ class Penalised:
         self.set, self.saddle, self.best = solver._set(oracle), s.saddle, s.best
         self.space: ConvexSet = Everywhere() if self.set.plane else Whole(self.set)
         self.gap = self.upper = math.nan
-        self.reason = Reason.CONVERGED
+        self.reason = DescentStatus.CONVERGED
 
     def __call__(self, w: Vec) -> tuple[float, Vec]:
         floor = 30 * torch.finfo(w.dtype).eps
@@ -119,7 +119,7 @@ class Penalised:
         gammas, inner = (one.gamma1, one.gamma2), one.inner.suited(self.oracle.Y)
         found = penalised_gap(self.oracle, set.rows, gammas, inner, (x, y, z), self.saddle, self.c, tol, one.max_inner)
         self.saddle, self.gap, self.upper = found.at.saddle, found.gap, found.upper
-        self.reason = found.at.reason if found.at.reason in LOWER_FAILED else Reason.CONVERGED
+        self.reason = found.at.reason if found.at.reason in LOWER_FAILED else DescentStatus.CONVERGED
         both = join(found.x, found.y)
         return found.value, Vec.of(torch.cat([self.along(both), found.z.to(both)]))
 
@@ -208,7 +208,27 @@ class LVHBA(Solver[BilevelOracle, LVHBAState]):
         z = set.rows.start(start.multipliers).to(set.rows.low)
         w, inf = torch.cat([join(x, y), z.to(x.dtype)]), math.inf
         blank = LVHBAState(
-            0, x, y, z, 1.0, Saddle(y, y, None), w, inf, None, (), None, self.theta, inf, inf, 0, inf, inf, (), w, inf, "RUNNING"
+            0,
+            x,
+            y,
+            z,
+            1.0,
+            Saddle(y, y, None),
+            w,
+            inf,
+            None,
+            (),
+            None,
+            self.theta,
+            inf,
+            inf,
+            0,
+            inf,
+            inf,
+            (),
+            w,
+            inf,
+            Status.RUNNING,
         )
         return self._again(oracle, blank)
 
@@ -222,13 +242,13 @@ class LVHBA(Solver[BilevelOracle, LVHBAState]):
         moved = self.outer.suited(phi.space).step(phi, phi.space, self._outer(oracle, s))  # (1), (2)
         new = self._read(s, phi, moved)
         new = replace(new, stale=0 if new.residual < 0.9 * s.best else s.stale + 1)
-        if new.outcome != "RUNNING" or (moved.why is Reason.RUNNING and new.stale <= PATIENCE):
+        if new.outcome != Status.RUNNING or (moved.reason is DescentStatus.RUNNING and new.stale <= PATIENCE):
             return new
         if new.theta > self.theta * 1e-4:
             return self._again(oracle, replace(new, theta=0.1 * new.theta, stale=0))  # (2)
         if new.residual <= 10 * self._enough(new):  # round-off, close to the end of the stage
             return self._next_stage(oracle, new, spent=True)
-        return replace(new, outcome="LINE_SEARCH" if moved.why is Reason.LINE_SEARCH else "PRECISION")
+        return replace(new, outcome=Status.LINE_SEARCH if moved.reason is DescentStatus.LINE_SEARCH else Status.PRECISION)
 
     def _next_stage(self, oracle: BilevelOracle, s: LVHBAState, spent: bool = False) -> LVHBAState:
         """phi is minimised at this c, to rounding if `spent`: extrapolate, stop or grow c."""
@@ -238,9 +258,9 @@ class LVHBA(Solver[BilevelOracle, LVHBAState]):
         bias = float((guess - s.guess)[:size].double().norm()) if s.stages else math.inf
         new = replace(s, guess=guess, bias=bias)
         if bias <= SURE * self.tolerance or self._closed(s):  # (4)
-            return replace(new, outcome="CONVERGED") if spent or s.residual <= self._enough(new) else new
+            return replace(new, outcome=Status.CONVERGED) if spent or s.residual <= self._enough(new) else new
         if s.c * GROWTH > self.largest or (bias > s.bias and s.c >= 1e4):  # round-off times c: the stage before was better
-            return replace(new, guess=s.guess if bias > s.bias else guess, outcome="PRECISION")
+            return replace(new, guess=s.guess if bias > s.bias else guess, outcome=Status.PRECISION)
         ahead = w + (w - s.stages[-1]) / GROWTH if s.stages and s.c >= 100 else w  # where w(c) = w + a / c is at the next c
         x, y, z = split(self._set(oracle), Whole(self._set(oracle)).project(Vec.of(ahead)).leaves[0])
         inf = math.inf
@@ -248,7 +268,7 @@ class LVHBA(Solver[BilevelOracle, LVHBAState]):
         return self._again(oracle, later)
 
     def terminate(self, oracle: BilevelOracle, state: LVHBAState) -> Status:
-        return Status[state.outcome]
+        return state.outcome
 
     def answer(self, oracle: BilevelOracle, state: LVHBAState) -> Point:
         set, s = self._set(oracle), state
@@ -266,7 +286,7 @@ class LVHBA(Solver[BilevelOracle, LVHBAState]):
         found = []
         if bool((state.z.abs() >= 0.99 * self.r).any()):
             found.append(f"A lower multiplier reached r = {self.r:g}: no multipliers exist, or r must be larger.")
-        if state.outcome == "PRECISION" and math.isfinite(state.bias):
+        if state.outcome == Status.PRECISION and math.isfinite(state.bias):
             found.append(f"c cannot grow further; the last change of the extrapolated point is {state.bias:.1e}.")
         return tuple(found)
 
@@ -288,13 +308,13 @@ class LVHBA(Solver[BilevelOracle, LVHBAState]):
         w, scale = torch.cat([join(s.x, s.y), s.z.to(s.x.dtype)]), max(s.c, 1.0)
         free = None if s.free is None else Vec.of(s.free)
         gradient = Vec.of(s.gradient)
-        return Descent(s.k, Vec.of(w), s.value, gradient, s.residual / scale, s.memory, s.recent, "RUNNING", free)
+        return Descent(s.k, Vec.of(w), s.value, gradient, s.residual / scale, s.memory, s.recent, DescentStatus.RUNNING, free)
 
     def _read(self, s: LVHBAState, phi: Penalised, outer: Descent) -> LVHBAState:
         """The state with what the outer method and phi now hold."""
         w = phi.inside(outer.x.leaves[0]) if phi.set.plane else outer.x.leaves[0]
         x, y, z = split(phi.set, w)
-        status = LOWER_FAILED.get(phi.reason) or FAILED.get(outer.why) or Status.RUNNING
+        status = LOWER_FAILED.get(phi.reason) or FAILED.get(outer.reason) or Status.RUNNING
         return replace(
             s,
             x=x,
@@ -310,7 +330,7 @@ class LVHBA(Solver[BilevelOracle, LVHBAState]):
             best=phi.best,
             gap=phi.gap,
             upper=phi.upper,
-            outcome=status.name,
+            outcome=status,
         )
 
     def _again(self, oracle: BilevelOracle, s: LVHBAState) -> LVHBAState:

@@ -51,10 +51,9 @@ from constrained.core.solver import Solver
 from constrained.core.states import solver_state
 from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
-from constrained.descent import LBFGS, Method, Minimum, Reason, minimise
+from constrained.descent import LBFGS, DescentStatus, Method, Minimum, minimise
 from constrained.descent.curvature_pairs import Pairs
-from constrained.linear import CG, System
-from constrained.linear import Reason as LinearReason
+from constrained.linear import CG, LinearStatus, System
 from constrained.linear.spectrum import Lowest, lowest, lowest_from_scratch, norm
 
 from ..lower.solution import solve_lower
@@ -67,11 +66,11 @@ FIRST = 0.1  # eps and delta at the start
 CORRECTIONS = 3  # of a lower solution where mu there turns out smaller
 LONGEST = 100.0  # growth of alpha in one step
 ROUGH = 1e6  # units of rounding: a lower residual above them that is ten times too large is no round-off
-LOWER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.LOWER_UNSOLVED}
+LOWER_FAILED = {DescentStatus.NONFINITE: Status.NONFINITE, DescentStatus.UNBOUNDED: Status.LOWER_UNSOLVED}
 LINEAR_FAILED = {
-    LinearReason.NONFINITE: Status.NONFINITE,
-    LinearReason.SINGULAR: Status.SINGULAR,
-    LinearReason.NEGATIVE_CURVATURE: Status.LOWER_UNSOLVED,
+    LinearStatus.NONFINITE: Status.NONFINITE,
+    LinearStatus.SINGULAR: Status.SINGULAR,
+    LinearStatus.NEGATIVE_CURVATURE: Status.LOWER_UNSOLVED,
 }
 
 
@@ -99,7 +98,7 @@ class MAIDState:
     norms: tuple[float, float, float]  # |g_xy|, |f_yy|, |f_xy|
     rates: tuple[float, float]  # M_B, M_H
     searched: int  # trial points so far
-    outcome: str  # name of the status
+    outcome: Status
 
     @property
     def width(self) -> float:
@@ -211,18 +210,18 @@ class MAID(Solver[BilevelOracle, MAIDState]):
             norms=(0.0, 0.0, 0.0),
             rates=(0.0, 0.0),
             searched=0,
-            outcome="RUNNING",
+            outcome=Status.RUNNING,
         )
         s = self._gradient(oracle, blank, self._solved(oracle, blank, x, first=True), ROUNDS)
         return replace(s, alpha=1.0 / max(1.0, float(s.d.norm())))
 
     def step(self, oracle: BilevelOracle, state: MAIDState) -> MAIDState:
         s = replace(state, k=state.k + 1)
-        while s.outcome == "RUNNING":
+        while s.outcome == Status.RUNNING:
             alpha, failed = s.alpha, Status.RUNNING
             for _ in range(s.trials):
                 s = self._sharp(oracle, s, alpha)  # (5)
-                if s.outcome != "RUNNING":
+                if s.outcome != Status.RUNNING:
                     return s
                 trial = self._solved(oracle, s, s.x.add(s.d, -alpha))  # (4)
                 s, failed = replace(s, searched=s.searched + 1), trial.failed
@@ -236,12 +235,12 @@ class MAID(Solver[BilevelOracle, MAIDState]):
                 else:
                     alpha *= self.rho
             if failed is not Status.RUNNING:
-                return replace(s, outcome=failed.name)
+                return replace(s, outcome=failed)
             s = self._finer(oracle, replace(s, trials=s.trials + 1) if self.margin is None else replace(s, alpha=alpha))
         return s
 
     def terminate(self, oracle: BilevelOracle, state: MAIDState) -> Status:
-        return Status[state.outcome]
+        return state.outcome
 
     def answer(self, oracle: BilevelOracle, state: MAIDState) -> Point:
         tol = max(1e-2 * self.tolerance, 500 * torch.finfo(state.y.dtype).eps)
@@ -294,7 +293,7 @@ class MAID(Solver[BilevelOracle, MAIDState]):
     def _gradient(self, oracle: BilevelOracle, s: MAIDState, at: Known, rounds: int = 0) -> MAIDState:
         """d and omega at a solved point, the accuracies raised until omega <= (1 - eta) |d|; the verdict."""
         if at.failed is not Status.RUNNING:
-            return replace(s, outcome=at.failed.name)
+            return replace(s, outcome=at.failed)
         x, y, g, e = at.x, at.found.x, at.g, at.error
         s = replace(s, x=x, y=y, f_y=at.f_y, value=at.value, slope=at.found.residual, memory=at.found.memory, mu=at.mu)
         s = replace(s, vectors=(at.vector, *s.vectors[1:]))
@@ -302,30 +301,30 @@ class MAID(Solver[BilevelOracle, MAIDState]):
             s = self._constants(oracle, s, at, rounds)
         solved = CG().solve(System(lambda w: g.product(w, 1, 1), y.size, like=y), at.f_y, tol=s.delta, start=s.v)
         if solved.reason in LINEAR_FAILED:
-            return replace(s, outcome=LINEAR_FAILED[solved.reason].name)
+            return replace(s, outcome=LINEAR_FAILED[solved.reason])
         d, v = at.f_x - g.product(solved.x, 0, 1), float(solved.x.norm())
         (B, L_f, f_xy), (M_B, M_H) = s.norms, s.rates
         omega = (f_xy + M_B * v) * e + (B + M_B * e) * ((L_f + M_H * v) * e + solved.residual) / at.mu
         size = float(d.norm())
         if not math.isfinite(size + omega):
-            return replace(s, outcome=Status.NONFINITE.name)
+            return replace(s, outcome=Status.NONFINITE)
         s = replace(s, v=solved.x, d=d, linear=solved.residual, omega=omega)
         if size + omega <= self.tolerance:
-            return replace(s, outcome=Status.CONVERGED.name)  # (3)
+            return replace(s, outcome=Status.CONVERGED)  # (3)
         return s if omega <= (1 - self.eta) * size else self._finer(oracle, s)  # (2)
 
     def _finer(self, oracle: BilevelOracle, s: MAIDState) -> MAIDState:
         """(1) again at nu times the accuracies, which end at round-off."""
         floor = 30 * torch.finfo(s.x.dtype).eps
         if s.mu * s.eps <= floor and s.delta <= floor:
-            return replace(s, outcome=Status.PRECISION.name)
+            return replace(s, outcome=Status.PRECISION)
         s = replace(s, eps=self.nu * s.eps, delta=self.nu * s.delta)
         return self._gradient(oracle, s, self._solved(oracle, s, s.x))
 
     def _sharp(self, oracle: BilevelOracle, s: MAIDState, alpha: float) -> MAIDState:
         """Accuracies at which a step alpha could be proven to pay: here, and eps for the trial point."""
         floor, L_f = 30 * torch.finfo(s.x.dtype).eps, s.norms[1]
-        while self.margin is not None and s.outcome == "RUNNING" and s.mu * s.eps > floor:
+        while self.margin is not None and s.outcome == Status.RUNNING and s.mu * s.eps > floor:
             most = self.margin * alpha * float(s.d @ s.d) / 2
             if s.width > most:
                 s = self._finer(oracle, s)

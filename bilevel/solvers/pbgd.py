@@ -44,7 +44,7 @@ from constrained.core.solver import Solver
 from constrained.core.states import solver_state
 from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
-from constrained.descent import LBFGS, Descent, Method, Reason, residual
+from constrained.descent import LBFGS, Descent, DescentStatus, Method, residual
 
 from ..hypergradients.adjoint import adjoint
 from ..lower.solution import solve_lower
@@ -56,8 +56,8 @@ GROWTH = 10.0  # of gamma
 LARGEST = 1e7  # gamma; at most eps^(-1/2), beyond which rounding over gamma shows
 PATIENCE = 200  # outer steps without a smaller F or R after which the inner accuracy is raised
 SETTLED = 30.0  # times tol: a change of u_e below which the hypergradient there is worth its price
-LOWER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.LOWER_UNSOLVED}
-UPPER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.UNBOUNDED}
+LOWER_FAILED = {DescentStatus.NONFINITE: Status.NONFINITE, DescentStatus.UNBOUNDED: Status.LOWER_UNSOLVED}
+UPPER_FAILED = {DescentStatus.NONFINITE: Status.NONFINITE, DescentStatus.UNBOUNDED: Status.UNBOUNDED}
 
 
 @solver_state("PBGDState")
@@ -83,7 +83,7 @@ class PBGDState:
     reached: float  # |x_e - P_X(x_e - grad Phi)|, where it was looked at
     upper: float  # f
     gap: float  # p
-    outcome: str  # name of the status
+    outcome: Status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class Continuation(Solver[BilevelOracle, PBGDState]):
 
     def init(self, oracle: BilevelOracle, start: Point) -> PBGDState:
         x, y, inf, nan = start.x, start.y, math.inf, math.nan
-        outer = JointDescent(0, x, y, inf, x.zeros(), y.zeros(), inf, None, (), "RUNNING", None)
+        outer = JointDescent(0, x, y, inf, x.zeros(), y.zeros(), inf, None, (), DescentStatus.RUNNING, None)
         blank = PBGDState(
             k=0,
             gamma=self.gamma,
@@ -124,7 +124,7 @@ class Continuation(Solver[BilevelOracle, PBGDState]):
             reached=inf,
             upper=nan,
             gap=nan,
-            outcome="RUNNING",
+            outcome=Status.RUNNING,
         )
         return self._again(oracle, blank)
 
@@ -133,12 +133,12 @@ class Continuation(Solver[BilevelOracle, PBGDState]):
         return self._descend(oracle, new) if state.residual > self._enough(state.gamma) else self._next_stage(oracle, new)
 
     def terminate(self, oracle: BilevelOracle, state: PBGDState) -> Status:
-        return Status[state.outcome]
+        return state.outcome
 
     def answer(self, oracle: BilevelOracle, state: PBGDState) -> Point:
         s = state
         x, y = (s.x_found, s.y_found) if s.stages > 1 else (s.outer.x, s.outer.y)
-        if s.outcome == Status.LOWER_UNSOLVED.name:  # to solve it now would hide that x was found at another y
+        if s.outcome == Status.LOWER_UNSOLVED:  # to solve it now would hide that x was found at another y
             return Point(x, y)
         tol = max(1e-2 * self.tolerance, 500 * torch.finfo(y.dtype).eps)
         return Point(x, solve_lower(oracle, x, y, tol).x)
@@ -174,13 +174,13 @@ class Continuation(Solver[BilevelOracle, PBGDState]):
         moved = method.step(F, F.U, joined(s.outer))  # (2)
         better = moved.residual < 0.9 * s.best or moved.value < s.low - 10 * torch.finfo(moved.x.dtype).eps * abs(s.low)
         new = replace(self._read(s, F, moved), low=min(s.low, moved.value), stale=0 if better else s.stale + 1)
-        if new.outcome != "RUNNING" or (moved.why is Reason.RUNNING and new.stale <= PATIENCE):
+        if new.outcome != Status.RUNNING or (moved.reason is DescentStatus.RUNNING and new.stale <= PATIENCE):
             return new
         if new.theta > self._theta * 1e-4:
             return self._again(oracle, replace(new, theta=0.1 * new.theta, stale=0))  # (2)
         if new.residual <= 10 * self._enough(new.gamma):
             return self._next_stage(oracle, new)
-        return replace(new, outcome="LINE_SEARCH" if moved.why is Reason.LINE_SEARCH else "PRECISION")
+        return replace(new, outcome=Status.LINE_SEARCH if moved.reason is DescentStatus.LINE_SEARCH else Status.PRECISION)
 
     def _next_stage(self, oracle: BilevelOracle, s: PBGDState) -> PBGDState:
         """f + gamma p is minimised: extrapolate, stop or let gamma grow."""
@@ -193,10 +193,10 @@ class Continuation(Solver[BilevelOracle, PBGDState]):
         if s.stages > 1 and float(bend.norm()) <= SETTLED * self.tolerance * (1.0 + float(u.norm())):
             new = replace(new, reached=self._reached(oracle, new))  # (4)
             if new.reached <= 0.8 * self.tolerance:
-                return replace(new, outcome="CONVERGED")
+                return replace(new, outcome=Status.CONVERGED)
         gamma = GROWTH * s.gamma  # (5)
         if gamma > min(LARGEST, torch.finfo(x.dtype).eps ** -0.5):
-            return replace(new, outcome=self._ended(oracle, new).name)
+            return replace(new, outcome=self._ended(oracle, new))
         x, y = U.project(u.lerp(line + bend, 1 - 1 / GROWTH) - bend * ((GROWTH - 1) / GROWTH**3)).tree()
         fresh = replace(s.outer, x=x, y=y)
         new = replace(new, gamma=gamma, theta=self._theta, best=math.inf, low=math.inf, stale=0, outer=fresh)
@@ -210,10 +210,10 @@ class Continuation(Solver[BilevelOracle, PBGDState]):
 
     def _read(self, s: PBGDState, F: Penalised, outer: Descent) -> PBGDState:
         """The state with what the outer method and the objective now hold."""
-        status = LOWER_FAILED.get(F.reason) or UPPER_FAILED.get(outer.why) or Status.RUNNING
+        status = LOWER_FAILED.get(F.reason) or UPPER_FAILED.get(outer.reason) or Status.RUNNING
         R, z = F.residual(outer), F.z if isinstance(F, ValueGap) else s.z
         new = replace(s, z=z, outer=split(outer), residual=R, best=F.best)
-        return replace(new, upper=F.upper, gap=F.gap, outcome=status.name)
+        return replace(new, upper=F.upper, gap=F.gap, outcome=status)
 
 
 @dataclass(frozen=True, kw_only=True)

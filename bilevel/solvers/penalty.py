@@ -41,15 +41,15 @@ from constrained.core.solver import Solver
 from constrained.core.states import solver_state
 from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec, copy
-from constrained.descent import LBFGS, Descent, Method, Reason, residual
+from constrained.descent import LBFGS, Descent, DescentStatus, Method, residual
 
 from ..lower.solution import solve_lower
 from ..oracle import BilevelOracle
 from ..reformulations.nested_penalty import Inner, Surrogate, penalty, solve
 
 PATIENCE = 50  # outer steps without a smaller R after which the inner accuracy is raised
-LOWER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.LOWER_UNSOLVED}
-UPPER_FAILED = {Reason.NONFINITE: Status.NONFINITE, Reason.UNBOUNDED: Status.UNBOUNDED}
+LOWER_FAILED = {DescentStatus.NONFINITE: Status.NONFINITE, DescentStatus.UNBOUNDED: Status.LOWER_UNSOLVED}
+UPPER_FAILED = {DescentStatus.NONFINITE: Status.NONFINITE, DescentStatus.UNBOUNDED: Status.UNBOUNDED}
 
 
 @solver_state("PenaltyState")
@@ -70,7 +70,7 @@ class PenaltyState:
     value: float  # psi~
     upper: float  # f at the penalised y
     lower: float  # g at z
-    outcome: str  # name of the status
+    outcome: Status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
     def init(self, oracle: BilevelOracle, start: Point) -> PenaltyState:
         x, sigma, inf = start.x, self.sigma or 1.0, math.inf
         inner = tuple(Inner(s, start.y, None) for s in (0.0, *(s for _, s in penalty(sigma, self.richardson))))
-        blank = PenaltyState(0, x, sigma, inner, {}, self.theta, inf, inf, 0, inf, x, inf, inf, inf, "RUNNING")
+        blank = PenaltyState(0, x, sigma, inner, {}, self.theta, inf, inf, 0, inf, x, inf, inf, inf, Status.RUNNING)
         if isinstance(self.outer, Method):
             return self._again(oracle, blank)
         return replace(blank, outer=self.outer.init(x))
@@ -133,34 +133,34 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
         moved = method.step(psi, oracle.X, s.outer)  # (1), (2)    # pyright: ignore[reportArgumentType]
         new = self._read(s, psi, moved)
         new = replace(new, stale=0 if new.residual < 0.9 * s.best else s.stale + 1)
-        if new.outcome != "RUNNING" or (moved.why is Reason.RUNNING and new.stale <= PATIENCE):
+        if new.outcome != Status.RUNNING or (moved.reason is DescentStatus.RUNNING and new.stale <= PATIENCE):
             return new
         if new.theta > self.theta * 1e-6:
             return self._again(oracle, replace(new, theta=0.1 * new.theta, stale=0))  # (2)
-        return replace(new, outcome="LINE_SEARCH" if moved.why is Reason.LINE_SEARCH else "PRECISION")
+        return replace(new, outcome=Status.LINE_SEARCH if moved.reason is DescentStatus.LINE_SEARCH else Status.PRECISION)
 
     def _next_stage(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
         """psi~ is minimised at this penalty: measure the bias, stop or shrink the penalty."""
         if self.sigma is not None:
-            return replace(s, outcome="MAX_STEPS")
+            return replace(s, outcome=Status.MAX_STEPS)
         bias, inner = self._bias(oracle, s)  # (3)
         new, eps = replace(s, bias=bias, inner=inner), torch.finfo(s.x.dtype).eps
         if bias + s.residual <= self.tolerance:
-            return replace(new, outcome="CONVERGED")
+            return replace(new, outcome=Status.CONVERGED)
         if bias <= self.tolerance / 2:
             return new  # now R has to fall below tol / 2
         if bias >= s.bias and s.sigma <= eps ** (1 / 3):  # round-off over sigma: the stage before was better
-            return replace(new, x=s.stage, outcome="PRECISION")
+            return replace(new, x=s.stage, outcome=Status.PRECISION)
         sigma = s.sigma * min(max(math.sqrt(0.25 * self.tolerance / bias), 0.01), 0.5)  # (4)
         sigma = max(sigma, 4 * math.sqrt(eps))  # so that every penalty, the one that measures the bias too, is >= sqrt(eps)
         if sigma > 0.9 * s.sigma:
-            return replace(new, outcome="PRECISION")
+            return replace(new, outcome=Status.PRECISION)
         terms = penalty(sigma, self.richardson)
         inner = (inner[0], *(replace(one, sigma=smaller) for one, (_, smaller) in zip(inner[1:], terms)))
         return self._again(oracle, replace(new, sigma=sigma, inner=inner, theta=self.theta, stale=0, stage=s.x))
 
     def terminate(self, oracle: BilevelOracle, state: PenaltyState) -> Status:
-        return Status[state.outcome]
+        return state.outcome
 
     def answer(self, oracle: BilevelOracle, state: PenaltyState) -> Point:
         ys = [one.y for one in state.inner[1:]]
@@ -172,7 +172,7 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
         return {"upper": state.upper, "lower": state.lower, "residual": state.residual, "sigma": state.sigma}
 
     def notes(self, state: PenaltyState) -> tuple[str, ...]:
-        if self.sigma is None and state.outcome == "PRECISION" and state.bias > self.tolerance:
+        if self.sigma is None and state.outcome == Status.PRECISION and state.bias > self.tolerance:
             return (
                 f"The penalty cannot shrink further, its bias is {state.bias:.1e}: round-off, or a kink of the hyper-objective.",
             )
@@ -186,7 +186,7 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
 
     def _read(self, s: PenaltyState, psi: Surrogate, outer: Descent) -> PenaltyState:
         """The state with what the outer method and the surrogate now hold."""
-        status = LOWER_FAILED.get(psi.reason) or UPPER_FAILED.get(outer.why) or Status.RUNNING
+        status = LOWER_FAILED.get(psi.reason) or UPPER_FAILED.get(outer.reason) or Status.RUNNING
         return replace(
             s,
             x=outer.x,
@@ -197,7 +197,7 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
             value=outer.value,
             upper=psi.upper,
             lower=psi.lower,
-            outcome=status.name,
+            outcome=status,
         )
 
     def _again(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
@@ -241,5 +241,5 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
             value=value,
             upper=psi.upper,
             lower=psi.lower,
-            outcome=status.name,
+            outcome=status,
         )

@@ -39,7 +39,7 @@ class AutoState:
     inner: Any
     x: Vec
     y: Vec | None
-    ended: tuple[str, ...]  # names of the statuses of the candidates before
+    ended: tuple[Status, ...]  # how the candidates before ended
     steps: tuple[int, ...]  # theirs
     found: tuple[dict[str, float], ...]  # their residuals
     least: float  # the largest residual of the best answer so far
@@ -107,7 +107,7 @@ class Auto(Solver[Any, AutoState]):
         last = state.index + 1 == len(self.candidates)
         new = replace(
             state,
-            ended=(*state.ended, status.name),
+            ended=(*state.ended, status),
             steps=(*state.steps, state.inner.k),
             found=(*state.found, dict(residuals)),
         )
@@ -132,10 +132,10 @@ class Auto(Solver[Any, AutoState]):
         own = self.acting(state).notes(state.inner)
         if not state.ended:
             return own
-        before = "; ".join(f"{type(one).__name__} ended as {ended}" for one, ended in zip(self.candidates, state.ended))
+        before = "; ".join(f"{type(one).__name__} ended as {ended.name}" for one, ended in zip(self.candidates, state.ended))
         what = "'s answer has the smallest residuals" if state.chosen else " was tried next"
         return (f"{before}: {type(self.candidates[state.index]).__name__}{what}.", *own)
 
     def tried(self, state: AutoState) -> tuple[Attempt, ...]:
         names = [type(one).__name__ for one in self.candidates]
-        return tuple(Attempt(name, Status[e], n, f) for name, e, n, f in zip(names, state.ended, state.steps, state.found))
+        return tuple(Attempt(name, e, n, f) for name, e, n, f in zip(names, state.ended, state.steps, state.found))

@@ -97,9 +97,16 @@ def fitted(cls: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(fields)
     if hasattr(cls, "upgraded") and set(found) != {field.name for field in dataclasses.fields(cls)}:
         found = cls.upgraded(found)
-    words = [name for name, value in found.items() if isinstance(value, str)]
-    kinds = typing.get_type_hints(cls) if words else {}
-    for name in words:
-        if isinstance(kinds.get(name), enum.EnumMeta):
-            found[name] = kinds[name][found[name]]
-    return found
+    kinds = typing.get_type_hints(cls) if any(_words(value) for value in found.values()) else {}
+    return {name: _members(kinds[name], value) if _words(value) else value for name, value in found.items()}
+
+
+def _words(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, tuple) and any(isinstance(part, str) for part in value))
+
+
+def _members(kind: Any, value: Any) -> Any:
+    """Names of an enum's members as the members, where the annotation `kind` asks for them."""
+    if isinstance(value, tuple):
+        return tuple(_members(typing.get_args(kind)[0], part) for part in value)
+    return kind[value] if isinstance(kind, enum.EnumMeta) and isinstance(value, str) else value

@@ -11,7 +11,7 @@ curvature_pairs   the memory of L-BFGS
 from .curvature_pairs import Pairs
 from .face_lbfgs import FaceLBFGS
 from .lbfgs import LBFGS, ProjectedLBFGS
-from .method import Descent, Method, Minimum, Objective, Reason, minimise, residual
+from .method import Descent, DescentStatus, Method, Minimum, Objective, minimise, residual
 from .newton_cg import NewtonCG
 from .spg import SPG
 
@@ -19,6 +19,7 @@ __all__ = [
     "LBFGS",
     "SPG",
     "Descent",
+    "DescentStatus",
     "FaceLBFGS",
     "Method",
     "Minimum",
@@ -26,7 +27,6 @@ __all__ = [
     "Objective",
     "Pairs",
     "ProjectedLBFGS",
-    "Reason",
     "minimise",
     "residual",
 ]

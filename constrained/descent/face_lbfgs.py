@@ -20,7 +20,7 @@ from ..sets import ConvexSet
 from .curvature_pairs import Pairs
 from .lbfgs import LBFGS
 from .line_search import search
-from .method import Descent, Method, Objective, Reason
+from .method import Descent, DescentStatus, Method, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +54,19 @@ class FaceLBFGS(Method):
     def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
         pairs, reduced = s.memory, along(objective, X)
         assert isinstance(pairs, Pairs)
-        found = Reason.LINE_SEARCH
+        found = DescentStatus.LINE_SEARCH
         for known in (pairs, Pairs.empty(self.memory, s.x, pairs.scale)):
             d = -known.solve(s.gradient)
             slope = float(d @ s.gradient)
             if slope < 0:
                 found = search(reduced, s, d, slope, s.value, curvature=False, X=X)
-            if not isinstance(found, Reason) or found is Reason.NONFINITE:
+            if not isinstance(found, DescentStatus) or found is DescentStatus.NONFINITE:
                 break
             pairs = known
-        if isinstance(found, Reason):
-            return replace(s, memory=pairs, reason=found.name)
+        if isinstance(found, DescentStatus):
+            return replace(s, memory=pairs, reason=found)
         x, value, p = found
-        return Descent(s.k + 1, x, value, p, float(p.norm()), known.add(x - s.x, p - s.gradient), (), Reason.RUNNING.name)
+        return Descent(s.k + 1, x, value, p, float(p.norm()), known.add(x - s.x, p - s.gradient), (), DescentStatus.RUNNING)
 
 
 def along(objective: Objective, X: ConvexSet) -> Objective:

@@ -11,7 +11,7 @@ from ..core.vec import Vec
 from ..sets import ConvexSet
 from .curvature_pairs import Pairs
 from .line_search import search
-from .method import Descent, Method, Objective, Reason, _sane, residual
+from .method import Descent, DescentStatus, Method, Objective, _sane, residual
 from .spg import SPG
 
 
@@ -44,17 +44,17 @@ class LBFGS(Method):
             d = -pairs.solve(s.gradient)
             slope = float(d @ s.gradient)
         found = search(objective, s, d, slope, s.value, curvature=True)
-        if isinstance(found, Reason):
+        if isinstance(found, DescentStatus):
             if pairs.count:  # once more along the gradient before giving up
                 pairs = Pairs.empty(self.memory, s.x, pairs.scale)
                 d = -pairs.solve(s.gradient)
                 again = search(objective, s, d, float(d @ s.gradient), s.value, curvature=True)
-                found = found if isinstance(again, Reason) else again
-            if isinstance(found, Reason):
-                return replace(s, memory=pairs, reason=found.name)
+                found = found if isinstance(again, DescentStatus) else again
+            if isinstance(found, DescentStatus):
+                return replace(s, memory=pairs, reason=found)
         x, value, g = found
         norm = float(g.norm())
-        return Descent(s.k + 1, x, value, g, norm, pairs.add(x - s.x, g - s.gradient), (), _sane(value, norm).name)
+        return Descent(s.k + 1, x, value, g, norm, pairs.add(x - s.x, g - s.gradient), (), _sane(value, norm))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,25 +98,27 @@ class ProjectedLBFGS(Method):
             trial[:] = at, slope
             return value, slope
 
-        def along(direction: Vec) -> tuple[Vec, float, Vec] | Reason:
+        def along(direction: Vec) -> tuple[Vec, float, Vec] | DescentStatus:
             slope = float(direction @ g)
-            return search(watched, s, direction, slope, s.value, curvature=False, X=X) if slope < 0 else Reason.LINE_SEARCH
+            return search(watched, s, direction, slope, s.value, curvature=False, X=X) if slope < 0 else DescentStatus.LINE_SEARCH
 
-        d, found = _two_metric(s, free, pairs, plain), Reason.LINE_SEARCH
+        d, found = _two_metric(s, free, pairs, plain), DescentStatus.LINE_SEARCH
         for direction in (d, plain) if settled else (plain, d):
             found = along(direction)
-            if direction is d and isinstance(found, Reason):  # the memory starts anew
+            if direction is d and isinstance(found, DescentStatus):  # the memory starts anew
                 pairs = Pairs.empty(self.memory, x, pairs.scale)
-                if found is Reason.LINE_SEARCH and trial:  # with what the refused trial shows: at a kink, the way across it
+                if (
+                    found is DescentStatus.LINE_SEARCH and trial
+                ):  # with what the refused trial shows: at a kink, the way across it
                     pairs = pairs.add(trial[0] - x, trial[1] - g)
                     found = along(_two_metric(s, free, pairs, plain))
-            if not isinstance(found, Reason) or found is Reason.NONFINITE:
+            if not isinstance(found, DescentStatus) or found is DescentStatus.NONFINITE:
                 break
-        if isinstance(found, Reason):
-            return replace(s, memory=pairs, reason=found.name)
+        if isinstance(found, DescentStatus):
+            return replace(s, memory=pairs, reason=found)
         new, value, g = found
         norm = residual(X, new, g)
-        return Descent(s.k + 1, new, value, g, norm, pairs.add(new - x, g - s.gradient), (), _sane(value, norm).name, free)
+        return Descent(s.k + 1, new, value, g, norm, pairs.add(new - x, g - s.gradient), (), _sane(value, norm), free)
 
 
 def unbound(X: ConvexSet, s: Descent) -> Vec:
@@ -141,4 +143,4 @@ def _with_pairs(
     norm = residual(X, x, g)
     known = memory if isinstance(memory, Pairs) and memory.S.shape == (method.memory, x.size) else None
     pairs = known or Pairs.empty(method.memory, x, method.first / max(norm, 1.0))
-    return Descent(0, x, value, g, norm, pairs, (), _sane(value, norm).name)
+    return Descent(0, x, value, g, norm, pairs, (), _sane(value, norm))

@@ -8,7 +8,7 @@ import torch
 
 from ..core.vec import Vec
 from ..sets import ConvexSet
-from .method import Descent, Objective, Reason
+from .method import Descent, DescentStatus, Objective
 
 ARMIJO, CURVATURE = 1e-4, 0.9
 NOISE = 1e3  # units of eps |f| within which two values count as equal and slopes decide
@@ -16,7 +16,7 @@ NOISE = 1e3  # units of eps |f| within which two values count as equal and slope
 
 def search(
     objective: Objective, s: Descent, d: Vec, slope: float, reference: float, *, curvature: bool, X: ConvexSet | None = None
-) -> tuple[Vec, float, Vec] | Reason:
+) -> tuple[Vec, float, Vec] | DescentStatus:
     """A step t along d from s.x: Armijo against `reference`, and the weak curvature test if asked. A point, or why not.
 
     With X: along the projected path P(s.x + t d). Where the slope changes by hardly less over a shorter step, the objective
@@ -49,7 +49,7 @@ def search(
             if not curvature or tilt >= CURVATURE * fall:
                 return x, value, g
             if value < -1e100:
-                return Reason.UNBOUNDED
+                return DescentStatus.UNBOUNDED
             low, kept = t, (x, value, g)
             t = 2 * t if high == math.inf else 0.5 * (low + high)
         else:
@@ -70,11 +70,11 @@ def search(
         if at_start == 3 or high - low <= 4 * eps * ratio or (high < math.inf and high - low <= 1e-14 * high):
             break
     if curvature and kept is not None and high == math.inf:  # 2^60 times the step, and the slope is as steep as ever
-        return Reason.UNBOUNDED
+        return DescentStatus.UNBOUNDED
     if kept is not None and kept[1] < s.value:
         return kept
     if broken or not math.isfinite(s.value) or not math.isfinite(slope):
-        return Reason.NONFINITE
+        return DescentStatus.NONFINITE
     # Nothing lower, and what the slope promised is below what values can show: round-off.
     small = abs(slope) <= 10 * noise or s.residual <= 1e4 * eps * max(1.0, float(s.x.norm()))
-    return Reason.PRECISION if small else Reason.LINE_SEARCH
+    return DescentStatus.PRECISION if small else DescentStatus.LINE_SEARCH

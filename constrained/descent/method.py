@@ -5,8 +5,8 @@
 `NewtonCG` (newton_cg.py) is a fourth method, for objectives with Hessian-vector products.
 
 A method is options plus pure `init` and `step`; `minimise` runs them to a tolerance on the residual |x - P(x - grad)|
-(2-norm) and returns a `Minimum` with that residual and a `Reason`. Memory (curvature pairs, step length) may be carried from
-one minimisation to the next, which is what makes sequences of nearly equal problems cheap.
+(2-norm) and returns a `Minimum` with that residual and a `DescentStatus`. Memory (curvature pairs, step length) may be carried
+from one minimisation to the next, which is what makes sequences of nearly equal problems cheap.
 
 References: Liu and Nocedal 1989 (L-BFGS); Byrd, Nocedal and Schnabel 1994 (compact form); Lewis and Overton 2013 (bracketing
 weak-Wolfe search); Hager and Zhang 2005 (approximate Wolfe test); Bertsekas 1982 (two-metric projection); Birgin,
@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..core.options import Options
-from ..core.states import solver_state
+from ..core.states import solver_state, state_enum
 from ..core.vec import Vec
 from ..sets import ConvexSet, Everywhere
 from .curvature_pairs import Pairs
@@ -33,7 +33,8 @@ PATIENCE = 100  # steps without a lower value or residual
 FAR = 1e15  # times 1 + |x| at the start: no minimum is looked for beyond
 
 
-class Reason(enum.Enum):
+@state_enum
+class DescentStatus(enum.Enum):
     """Why a minimisation ended."""
 
     RUNNING = "Running."
@@ -47,7 +48,7 @@ class Reason(enum.Enum):
 
 @solver_state("Descent")
 class Descent:
-    """x, its value, gradient and residual; `k` steps; the method's memory; `recent` values (SPG); the reason's name; the entries
+    """x, its value, gradient and residual; `k` steps; the method's memory; `recent` values (SPG); its status; the entries
     that were `free` in the last step (ProjectedLBFGS, NewtonCG on a box).
     """
 
@@ -58,12 +59,8 @@ class Descent:
     residual: float
     memory: Pairs | float | None
     recent: tuple[float, ...]
-    reason: str
+    reason: DescentStatus
     free: Vec | None = None
-
-    @property
-    def why(self) -> Reason:
-        return Reason[self.reason]
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Minimum:
     value: float
     gradient: Vec
     residual: float
-    reason: Reason
+    reason: DescentStatus
     steps: int
     memory: Pairs | float | None
 
@@ -128,17 +125,18 @@ def minimise(
     s, eps = method.init(objective, X, x, memory), torch.finfo(x.dtype).eps
     low, best, waited, far = s.value, s.residual, 0, FAR * (1.0 + float(s.x.norm()))
     size = abs(s.value)
-    while s.why is Reason.RUNNING and s.residual > tol and s.k < max_steps:
+    while s.reason is DescentStatus.RUNNING and s.residual > tol and s.k < max_steps:
         s = method.step(objective, X, s)
         better = s.value < low - 10 * eps * (abs(low) + eps * size) or s.residual < 0.9 * best
         low, best, waited = min(low, s.value), min(best, s.residual), 0 if better else waited + 1
         if waited > PATIENCE:  # steps to and fro within rounding
-            s = replace(s, reason=Reason.PRECISION.name)
+            s = replace(s, reason=DescentStatus.PRECISION)
         if float(s.x.norm()) > far:  # where the start has no digits any more, and still falling
-            s = replace(s, reason=Reason.UNBOUNDED.name)
-    reason = Reason.CONVERGED if s.residual <= tol else s.why if s.why is not Reason.RUNNING else Reason.MAX_STEPS
+            s = replace(s, reason=DescentStatus.UNBOUNDED)
+    ended = DescentStatus.MAX_STEPS if s.reason is DescentStatus.RUNNING else s.reason
+    reason = DescentStatus.CONVERGED if s.residual <= tol else ended
     return Minimum(s.x, s.value, s.gradient, s.residual, reason, s.k, s.memory)
 
 
-def _sane(value: float, norm: float) -> Reason:
-    return Reason.RUNNING if math.isfinite(value) and math.isfinite(norm) else Reason.NONFINITE
+def _sane(value: float, norm: float) -> DescentStatus:
+    return DescentStatus.RUNNING if math.isfinite(value) and math.isfinite(norm) else DescentStatus.NONFINITE

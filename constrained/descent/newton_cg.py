@@ -26,7 +26,7 @@ from ..sets import ConvexSet
 from .curvature_pairs import Pairs
 from .lbfgs import unbound
 from .line_search import search
-from .method import Descent, Method, Objective, Reason, residual
+from .method import Descent, DescentStatus, Method, Objective, residual
 from .spg import SPG
 
 SLOW = 0.3  # of the largest decrease in one run of CG: a smaller one ends it while the free entries change
@@ -112,7 +112,7 @@ class NewtonCG(Method):
         norm = residual(X, x, g)
         length = memory if isinstance(memory, float) else self.first / max(norm, 1.0)
         sane = math.isfinite(value) and math.isfinite(norm)
-        return Descent(0, x, value, g, norm, length, (), (Reason.RUNNING if sane else Reason.NONFINITE).name)
+        return Descent(0, x, value, g, norm, length, (), DescentStatus.RUNNING if sane else DescentStatus.NONFINITE)
 
     def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
         assert isinstance(s.memory, float)
@@ -123,18 +123,18 @@ class NewtonCG(Method):
         if free is not None:
             d = d - _at(s.gradient, free.map(lambda t: 1 - t)) * length
         if not math.isfinite(float(d @ s.gradient)):
-            return replace(s, reason=Reason.NONFINITE.name)
-        found = Reason.PRECISION
+            return replace(s, reason=DescentStatus.NONFINITE)
+        found = DescentStatus.PRECISION
         for direction in (d, s.gradient * -length):  # once more along the gradient before giving up
             slope = float(direction @ s.gradient)
             if slope < 0:
                 found = search(objective, s, direction, slope, s.value, curvature=X.whole, X=None if X.whole else X)
-            if not isinstance(found, Reason) or found is Reason.UNBOUNDED:
+            if not isinstance(found, DescentStatus) or found is DescentStatus.UNBOUNDED:
                 break
-        if isinstance(found, Reason):
-            return replace(s, memory=length, reason=found.name)
+        if isinstance(found, DescentStatus):
+            return replace(s, memory=length, reason=found)
         x, value, g = found
-        return Descent(s.k + 1, x, value, g, residual(X, x, g), length, (), Reason.RUNNING.name, free)
+        return Descent(s.k + 1, x, value, g, residual(X, x, g), length, (), DescentStatus.RUNNING, free)
 
     def _direction(self, product: Product, s: Descent, free: Vec | None, settled: bool) -> tuple[Vec, float]:
         """d on the free entries (None: all of them), and the first step length of CG; 0 where that was not positive. Not

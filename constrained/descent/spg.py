@@ -9,7 +9,7 @@ from ..core.vec import Vec
 from ..sets import ConvexSet
 from .curvature_pairs import Pairs
 from .line_search import search
-from .method import Descent, Method, Objective, Reason, _sane, residual
+from .method import Descent, DescentStatus, Method, Objective, _sane, residual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class SPG(Method):
         value, g = objective(x)
         norm = residual(X, x, g)
         lam = memory if isinstance(memory, float) else self.first / max(norm, 1.0)
-        return Descent(0, x, value, g, norm, lam, (value,), _sane(value, norm).name)
+        return Descent(0, x, value, g, norm, lam, (value,), _sane(value, norm))
 
     def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
         lam = s.memory
@@ -47,13 +47,13 @@ class SPG(Method):
         d = X.project(s.x.add(s.gradient, -lam)) - s.x
         slope = min(float(d @ s.gradient), -float(d @ d) / lam)  # never above -|d|^2 / lam but by rounding
         if not slope < 0:
-            return replace(s, reason=Reason.PRECISION.name)
+            return replace(s, reason=DescentStatus.PRECISION)
         found = search(objective, s, d, slope, max(s.recent), curvature=False)
-        if isinstance(found, Reason):
-            return replace(s, reason=found.name)
+        if isinstance(found, DescentStatus):
+            return replace(s, reason=found)
         x, value, g = found
         dx, dg = x - s.x, g - s.gradient
         ss, sy = float(dx @ dx), float(dx @ dg)
         lam = min(max(ss / sy, 1e-10), 1e10) if sy > 0 else min(10 * lam, 1e10)
         norm = residual(X, x, g)
-        return Descent(s.k + 1, x, value, g, norm, lam, (*s.recent, value)[-self.window :], _sane(value, norm).name)
+        return Descent(s.k + 1, x, value, g, norm, lam, (*s.recent, value)[-self.window :], _sane(value, norm))

@@ -18,7 +18,7 @@ from .minres import Minres
 from .neumann import Neumann
 from .projected_cg import ProjectedCG
 from .sketch import Gaussian, Kaczmarz, Sketch
-from .system import LinearSolution, LinearSolver, Product, Reason, System
+from .system import LinearSolution, LinearSolver, LinearStatus, Product, System
 
 __all__ = [
     "CG",
@@ -28,11 +28,11 @@ __all__ = [
     "Kaczmarz",
     "LinearSolution",
     "LinearSolver",
+    "LinearStatus",
     "Minres",
     "Neumann",
     "Product",
     "ProjectedCG",
-    "Reason",
     "Sketch",
     "System",
 ]

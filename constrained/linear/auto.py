@@ -28,7 +28,7 @@ from .cost import MACHINES, Machine, Operations
 from .direct import Direct, Factors
 from .minres import Minres
 from .projected_cg import Constraint, ProjectedCG
-from .system import CHUNK, LinearSolution, LinearSolver, Reason, System
+from .system import CHUNK, LinearSolution, LinearSolver, LinearStatus, System
 
 LOOK = 8  # steps between two looks at a method's rate, and vectors in the first batch that is timed
 FEW = 16  # steps that ProjectedCG is expected to need at least
@@ -117,7 +117,7 @@ class AutoLinear(LinearSolver):
         system, spent = prepared.system, 0
         if prepared.factors is not None:
             found = Direct().solve(prepared.factors, b, tol=tol)
-            if found.reason is not Reason.SINGULAR:
+            if found.reason is not LinearStatus.SINGULAR:
                 return found
             other = Minres().solve(system, b, tol=tol)  # sparse, singular and too large for a rank-revealing factorisation
             better = min(found, other, key=lambda solution: solution.residual)
@@ -131,7 +131,7 @@ class AutoLinear(LinearSolver):
             watch = _Watch(self, prepared, tol, projectable=prepared.projectable)
             found = Minres().watched(system, b, tol=tol, start=start if found is None else found.x, go_on=watch)
             spent += found.products + watch.spent
-            if found.reason in (Reason.SOLVED, Reason.NONFINITE, Reason.LEAST_SQUARES):
+            if found.reason in (LinearStatus.SOLVED, LinearStatus.NONFINITE, LinearStatus.LEAST_SQUARES):
                 return replace(found, products=spent)
             if watch.project:
                 constraint = prepared.project()
@@ -146,8 +146,8 @@ class AutoLinear(LinearSolver):
             factors = prepared.factorised()
             other = Direct().solve(factors, b, tol=tol)
             spent += factors.spent + other.products
-            found = other if other.reason is Reason.LEAST_SQUARES or other.residual <= found.residual else found
-        elif found.reason is not Reason.PRECISION:
+            found = other if other.reason is LinearStatus.LEAST_SQUARES or other.residual <= found.residual else found
+        elif found.reason is not LinearStatus.PRECISION:
             found = Minres().solve(system, b, tol=tol, start=found.x)
             spent += found.products
         return replace(found, products=spent)
@@ -165,7 +165,7 @@ class AutoLinear(LinearSolver):
 
 def _final(system: System, found: LinearSolution) -> bool:
     """Whether nothing better is wanted: a solution, or negative curvature where the system is worthless with it."""
-    return found.reason is Reason.SOLVED or (system.convex and found.reason is Reason.NEGATIVE_CURVATURE)
+    return found.reason is LinearStatus.SOLVED or (system.convex and found.reason is LinearStatus.NEGATIVE_CURVATURE)
 
 
 class _Watch:

@@ -9,7 +9,7 @@ import torch
 
 from ..core.options import Steps
 from ..core.vec import Vec
-from .system import LinearSolution, LinearSolver, Reason, System
+from .system import LinearSolution, LinearSolver, LinearStatus, System
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +41,13 @@ class CG(LinearSolver):
         z = inverse(r)
         p, rz, norm = z, float(r @ z), float(r.norm())
         largest, best, waited = 0.0, norm, 0
-        reason, direction = Reason.MAX_STEPS, None
+        reason, direction = LinearStatus.MAX_STEPS, None
         for step in range(limit + 1):
             if not math.isfinite(norm):
-                reason = Reason.NONFINITE
+                reason = LinearStatus.NONFINITE
                 break
             if norm <= tol or rz == 0.0:
-                reason = Reason.SOLVED
+                reason = LinearStatus.SOLVED
                 break
             if step == limit:
                 break
@@ -56,11 +56,11 @@ class CG(LinearSolver):
             pp, curvature = float(p @ p), float(p @ q)
             largest = max(largest, abs(curvature) / pp)
             if not math.isfinite(curvature):
-                reason = Reason.NONFINITE
+                reason = LinearStatus.NONFINITE
                 break
             if curvature <= 100 * eps * largest * pp:
                 bent = curvature < -100 * eps * largest * pp
-                reason, direction = (Reason.NEGATIVE_CURVATURE, p) if bent else (Reason.SINGULAR, None)
+                reason, direction = (LinearStatus.NEGATIVE_CURVATURE, p) if bent else (LinearStatus.SINGULAR, None)
                 break
             alpha = rz / curvature
             x, r = x.add(p, alpha), r.add(q, -alpha)
@@ -70,10 +70,12 @@ class CG(LinearSolver):
             norm = float(r.norm())
             best, waited = (norm, 0) if norm < 0.99 * best else (best, waited + 1)
             if waited > 2 * b.size + 20:  # far past the finite termination of exact arithmetic
-                reason = Reason.PRECISION
+                reason = LinearStatus.PRECISION
                 break
         residual = float((b - product(x)).norm())
         spent += 1
-        if reason is Reason.SOLVED and not residual <= max(2 * tol, 1e3 * eps * (float(b.norm()) + largest * float(x.norm()))):
-            reason = Reason.PRECISION  # the recurrence drifted from the truth
+        if reason is LinearStatus.SOLVED and not residual <= max(
+            2 * tol, 1e3 * eps * (float(b.norm()) + largest * float(x.norm()))
+        ):
+            reason = LinearStatus.PRECISION  # the recurrence drifted from the truth
         return LinearSolution(x, residual, spent, reason, direction)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..core.vec import Vec
-from .system import LinearSolution, LinearSolver, Reason, System
+from .system import LinearSolution, LinearSolver, LinearStatus, System
 
 ZERO_PIVOT = 50  # of eps System.scale: 1e-14 in float64
 SPARSE = 500  # unknowns from which a sparse matrix is factorised as one: below, dense with the inertia
@@ -125,7 +125,7 @@ class Direct(LinearSolver):
     ) -> LinearSolution:
         flat, product, spent = b.ravel().double(), prepared.system.product, 0
 
-        def ended(x: Vec, residual: float, reason: Reason) -> LinearSolution:
+        def ended(x: Vec, residual: float, reason: LinearStatus) -> LinearSolution:
             known = prepared.inertia, prepared.smallest, prepared.largest
             return LinearSolution(x, residual, spent, reason, None, *known)
 
@@ -138,23 +138,23 @@ class Direct(LinearSolver):
 
         zero = b.zeros(), float(b.norm())
         if not (prepared.finite and math.isfinite(zero[1])):
-            return ended(*zero, Reason.NONFINITE)
+            return ended(*zero, LinearStatus.NONFINITE)
         found = tried(prepared.inverse) if prepared.inverse is not None else zero
         if prepared.regular:
             if found[1] == math.inf:
-                return ended(*zero, Reason.NONFINITE)
-            return ended(*found, Reason.SOLVED if found[1] <= tol else Reason.PRECISION)
+                return ended(*zero, LinearStatus.NONFINITE)
+            return ended(*found, LinearStatus.SOLVED if found[1] <= tol else LinearStatus.PRECISION)
         if prepared.pseudoinverse is None:
             x, residual = min(found, zero, key=lambda pair: pair[1])
-            return ended(x, residual, Reason.SOLVED if residual <= tol else Reason.SINGULAR)
+            return ended(x, residual, LinearStatus.SOLVED if residual <= tol else LinearStatus.SINGULAR)
         least = tried(prepared.pseudoinverse)
         if least[1] <= tol:
-            return ended(*least, Reason.SOLVED)
+            return ended(*least, LinearStatus.SOLVED)
         if found[1] <= tol:  # badly scaled, not singular
-            return ended(*found, Reason.SOLVED)
+            return ended(*found, LinearStatus.SOLVED)
         r = flat - prepared.times(least[0].ravel().double())
         null = float(prepared.times(r).norm()) <= math.sqrt(prepared.eps) * prepared.largest * float(r.norm())
-        return ended(*least, Reason.LEAST_SQUARES if null else Reason.PRECISION)
+        return ended(*least, LinearStatus.LEAST_SQUARES if null else LinearStatus.PRECISION)
 
 
 def inertia(LD: Tensor, pivots: Tensor, zero: float) -> tuple[int, int, int]:

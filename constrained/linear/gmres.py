@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from ..core.vec import Vec
-from .system import Product, Reason
+from .system import LinearStatus, Product
 
 
-def gmres(product: Product, b: Vec, w: Vec, tol: float, memory: int, limit: int) -> tuple[Vec, Reason, int, bool]:
+def gmres(product: Product, b: Vec, w: Vec, tol: float, memory: int, limit: int) -> tuple[Vec, LinearStatus, int, bool]:
     """Restarted GMRES on A w = b: w, why it ended, products, and whether a Ritz value of A had a negative real part."""
     spent, bent, eps = 1, False, torch.finfo(b.dtype).eps
     r = b - product(w)
@@ -29,7 +29,7 @@ def gmres(product: Product, b: Vec, w: Vec, tol: float, memory: int, limit: int)
             H[reach + 1, reach] = length = float(q.norm())
             reach += 1
             if not np.isfinite(H).all():
-                return w, Reason.NONFINITE, spent, bent
+                return w, LinearStatus.NONFINITE, spent, bent
             small, right = H[: reach + 1, :reach], norm * np.eye(reach + 1)[0]
             y = np.linalg.lstsq(small, right, rcond=None)[0]
             ended = length <= 10 * eps * np.abs(small).max() or np.linalg.norm(right - small @ y) <= 0.5 * tol
@@ -42,5 +42,5 @@ def gmres(product: Product, b: Vec, w: Vec, tol: float, memory: int, limit: int)
         norm = float(r.norm())
         if norm > max(tol, 0.9 * old):
             exhausted = H[reach, reach - 1] <= 10 * eps * np.abs(H).max()
-            return w, Reason.SINGULAR if exhausted else Reason.STALLED, spent, bent
-    return w, Reason.SOLVED if norm <= tol else Reason.MAX_STEPS, spent, bent
+            return w, LinearStatus.SINGULAR if exhausted else LinearStatus.STALLED, spent, bent
+    return w, LinearStatus.SOLVED if norm <= tol else LinearStatus.MAX_STEPS, spent, bent

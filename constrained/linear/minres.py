@@ -12,7 +12,7 @@ import torch
 from ..core.errors import Unsuitable
 from ..core.options import Steps
 from ..core.vec import Vec
-from .system import LinearSolution, LinearSolver, Product, Reason, System
+from .system import LinearSolution, LinearSolver, LinearStatus, Product, System
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +55,11 @@ class Minres(LinearSolver):
         down: Vec | None = None  # a direction of negative curvature
         limit = self.max_steps or 10 * b.size + 20
 
-        def ended(reason: Reason) -> LinearSolution:
+        def ended(reason: LinearStatus) -> LinearSolution:
             return LinearSolution(x, residual, spent, reason, down, None, *known)
 
         if not math.isfinite(residual):
-            return ended(Reason.NONFINITE)
+            return ended(LinearStatus.NONFINITE)
         while residual > tol:
             sweep = Sweep(product, inverse, r)
             while sweep.reason is None and sweep.norm > 0.9 * tol and sweep.steps < limit - steps:
@@ -73,14 +73,14 @@ class Minres(LinearSolver):
             r_new = b - product(x_new)
             old, new = residual, float(r_new.norm())
             if not math.isfinite(new):
-                return ended(Reason.NONFINITE)
+                return ended(LinearStatus.NONFINITE)
             if new <= old:
                 x, r, residual = x_new, r_new, new
             if residual <= tol:
                 break
-            if sweep.reason is Reason.NONFINITE:
+            if sweep.reason is LinearStatus.NONFINITE:
                 return ended(sweep.reason)
-            if sweep.reason is Reason.LEAST_SQUARES:
+            if sweep.reason is LinearStatus.LEAST_SQUARES:
                 if inverse is not None:  # r is least in the norm of M only
                     plain = replace(self, preconditioner=None).watched(
                         replace(system, inverse=None), b, tol=tol, start=None, go_on=go_on
@@ -92,12 +92,12 @@ class Minres(LinearSolver):
                 if abs(along) * bent <= 0.01 * residual and bent <= 10 * math.sqrt(eps) * sweep.norm_a * residual:
                     x, spent = x.add(r, -along), spent + 1
                     residual = float((b - product(x)).norm())
-                    return ended(Reason.LEAST_SQUARES)
+                    return ended(LinearStatus.LEAST_SQUARES)
             if steps >= limit:
-                return ended(Reason.MAX_STEPS)
+                return ended(LinearStatus.MAX_STEPS)
             if new > 0.5 * old:
-                return ended(Reason.PRECISION)
-        return ended(Reason.SOLVED)
+                return ended(LinearStatus.PRECISION)
+        return ended(LinearStatus.SOLVED)
 
 
 class Sweep:
@@ -115,7 +115,7 @@ class Sweep:
         self.b_now, self.waited = 0.0, 0
         self.R: list[tuple[float, float, float]] = []  # columns: two above the diagonal, one above, the diagonal
         if not self.beta > 0:
-            self.reason = Reason.NONFINITE
+            self.reason = LinearStatus.NONFINITE
 
     def normalised(self, u: Vec) -> tuple[Vec, Vec, float]:
         """u / beta, M u / beta, beta = sqrt(u'M u)."""
@@ -135,7 +135,7 @@ class Sweep:
         q = q.add(self.u, -a).add(self.u_old, -b_now)
         u_next, v_next, b_next = self.normalised(q)
         if not (math.isfinite(a) and math.isfinite(b_next)):
-            self.reason = Reason.NONFINITE
+            self.reason = LinearStatus.NONFINITE
             return
         norm_a = self.norm_a = max(self.norm_a, math.hypot(math.hypot(a, b_now), b_next))
         delta, gamma_bar = self.c * self.delta + self.s * a, self.s * self.delta - self.c * a
@@ -147,7 +147,7 @@ class Sweep:
         # step along a smaller pivot would only blow x up.
         floor = max(math.sqrt(self.eps) * self.phi, 10 * self.eps * self.first) * norm_a
         if math.hypot(gamma_bar, self.delta) * self.phi <= floor:
-            self.reason = Reason.LEAST_SQUARES
+            self.reason = LinearStatus.LEAST_SQUARES
             return
         gamma = max(math.hypot(gamma_bar, b_next), self.eps * norm_a)
         self.c, self.s = gamma_bar / gamma, b_next / gamma
@@ -160,9 +160,9 @@ class Sweep:
         self.u_old, self.u, self.v, self.b_now = self.u, u_next, v_next, b_next
         self.best, self.waited = (self.phi, 0) if self.phi < 0.99 * self.best else (self.best, self.waited + 1)
         if b_next <= self.eps * norm_a:  # the Krylov space is exhausted
-            self.reason = Reason.LEAST_SQUARES
+            self.reason = LinearStatus.LEAST_SQUARES
         elif self.waited > 2 * self.x.size + 20:
-            self.reason = Reason.PRECISION
+            self.reason = LinearStatus.PRECISION
 
     def smallest(self) -> float | None:
         """sigma_min of R, three steps of inverse iteration on R'R: from above, that of A on the Krylov space."""

@@ -9,7 +9,7 @@ import torch
 
 from ..core.options import Positive, Steps
 from ..core.vec import Vec
-from .system import LinearSolution, LinearSolver, Product, Reason, System
+from .system import LinearSolution, LinearSolver, LinearStatus, Product, System
 
 
 def lifted(product: Product, v: Vec, r: Vec, size: float) -> tuple[Vec, bool]:
@@ -87,14 +87,14 @@ class Neumann(LinearSolver):
     ) -> LinearSolution:
         product, eta, eps = prepared.system.product, prepared.eta, torch.finfo(b.dtype).eps
         x, r, spent = (b.zeros(), b, 0) if start is None else (start, b - product(start), 1)
-        size, reason, direction = 0.0, Reason.MAX_STEPS, None
+        size, reason, direction = 0.0, LinearStatus.MAX_STEPS, None
         for term in range(self.terms + 1):
             norm = float(r.norm())
             if not math.isfinite(norm):
-                reason = Reason.NONFINITE
+                reason = LinearStatus.NONFINITE
                 break
             if norm <= tol:
-                reason = Reason.SOLVED
+                reason = LinearStatus.SOLVED
                 break
             if term == self.terms:
                 break
@@ -103,20 +103,20 @@ class Neumann(LinearSolver):
             curvature, ratio = float(r @ q) / norm**2, float(q.norm()) / norm
             size = max(size, ratio, 1 / eta if self.eta is None else 0.0)
             if curvature < -100 * eps * size:
-                reason, direction = Reason.NEGATIVE_CURVATURE, r
+                reason, direction = LinearStatus.NEGATIVE_CURVATURE, r
                 break
             if ratio <= 1e3 * eps * size:
-                reason = Reason.LEAST_SQUARES
+                reason = LinearStatus.LEAST_SQUARES
                 break
             if eta * ratio >= 2:
                 eta = 1 / ratio
             x, r = x.add(r, eta), r.add(q, -eta)
         r, spent = b - product(x), spent + 1
-        if reason is Reason.LEAST_SQUARES:
+        if reason is LinearStatus.LEAST_SQUARES:
             x, null = lifted(product, x, r, size)
             r, spent = b - product(x), spent + 2
-            reason = reason if null else Reason.PRECISION
+            reason = reason if null else LinearStatus.PRECISION
         residual = float(r.norm())
-        if reason is Reason.SOLVED and not residual <= max(2 * tol, 1e3 * eps * (float(b.norm()) + size * float(x.norm()))):
-            reason = Reason.PRECISION  # the recurrence drifted from the truth
+        if reason is LinearStatus.SOLVED and not residual <= max(2 * tol, 1e3 * eps * (float(b.norm()) + size * float(x.norm()))):
+            reason = LinearStatus.PRECISION  # the recurrence drifted from the truth
         return LinearSolution(x, residual, spent, reason, direction)

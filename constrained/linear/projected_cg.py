@@ -23,7 +23,7 @@ from torch import Tensor
 from ..core.errors import Unsuitable
 from ..core.options import Steps
 from ..core.vec import Vec
-from .system import CHUNK, LinearSolution, LinearSolver, Reason, System
+from .system import CHUNK, LinearSolution, LinearSolver, LinearStatus, System
 
 Flat = Callable[[Tensor], Tensor]
 
@@ -102,7 +102,7 @@ class ProjectedCG(LinearSolver):
             return go_on(run.steps, left * tol)
 
         run = _Descent(system, product, inverse, prepared.lift, torch.finfo(b.dtype).eps, limit, ask)
-        reason = None if math.isfinite(residual) else Reason.NONFINITE
+        reason = None if math.isfinite(residual) else LinearStatus.NONFINITE
         while reason is None and residual > tol:
             if run.steps or float(r[run.n :].norm()) > 0.1 * tol:
                 # Solves the lower equations; with the upper residual in it, P^-1 r would be a step by M in place of B as well.
@@ -110,18 +110,18 @@ class ProjectedCG(LinearSolver):
                 r = flat - product(z)
             true = float(r.norm())
             if not math.isfinite(true):
-                reason = Reason.NONFINITE
+                reason = LinearStatus.NONFINITE
                 break
             best, residual = (z, true) if true < residual else (best, residual)
-            reason = Reason.SOLVED if residual <= tol else run.reason
+            reason = LinearStatus.SOLVED if residual <= tol else run.reason
             if reason is None and true > 0.5 * before:
-                reason = Reason.SINGULAR if float(r[run.n :].norm()) > 0.5 * true else Reason.PRECISION
+                reason = LinearStatus.SINGULAR if float(r[run.n :].norm()) > 0.5 * true else LinearStatus.PRECISION
             if reason is None:
                 target = min(target, 0.9 * tol * run.nominal / true) if run.steps else target
                 before = true if run.steps else math.inf
                 z, r = run.down(z, r, target)
         x, direction = b.unravel(best), None if run.direction is None else b.unravel(run.direction)
-        return LinearSolution(x, residual, spent, reason or Reason.SOLVED, direction)
+        return LinearSolution(x, residual, spent, reason or LinearStatus.SOLVED, direction)
 
 
 class _Descent:
@@ -141,7 +141,7 @@ class _Descent:
         self.n, self.product, self.inverse, self.eps, self.limit = system.split[0], product, inverse, eps, limit
         self.lift, self.ask = lift, ask
         self.steps, self.largest, self.nominal = 0, 0.0, math.inf
-        self.reason: Reason | None = None
+        self.reason: LinearStatus | None = None
         self.direction: Tensor | None = None
 
     def down(self, z: Tensor, r: Tensor, target: float) -> tuple[Tensor, Tensor]:
@@ -152,19 +152,19 @@ class _Descent:
         least, waited = rho, 0
         while rho > target**2 and waited <= 2 * len(z) + 20:
             if self.steps == self.limit:
-                self.reason = Reason.MAX_STEPS
+                self.reason = LinearStatus.MAX_STEPS
                 break
             q = self.product(p)
             self.steps += 1
             # p'B p + w'C w for the direction [p; w], free of w'G p, which is zero but for rounding.
             curvature, pp = float(p[:n] @ q[:n] - p[n:] @ q[n:]), float(p[:n] @ p[:n])
             if not math.isfinite(curvature):
-                self.reason = Reason.NONFINITE
+                self.reason = LinearStatus.NONFINITE
                 break
             self.largest = max(self.largest, abs(curvature) / pp)
             if curvature <= 100 * self.eps * self.largest * pp:
                 bent = curvature < -100 * self.eps * self.largest * pp
-                self.reason = Reason.NEGATIVE_CURVATURE if bent else Reason.SINGULAR
+                self.reason = LinearStatus.NEGATIVE_CURVATURE if bent else LinearStatus.SINGULAR
                 self.direction = torch.cat([p[:n], zero]) if bent else None
                 break
             alpha = rho / curvature
@@ -173,7 +173,7 @@ class _Descent:
             p = v + (rho / old) * p
             least, waited = (rho, 0) if rho < 0.98 * least else (least, waited + 1)
             if rho > target**2 and not self.ask(math.sqrt(rho) / target if target else math.inf):
-                self.reason = Reason.MAX_STEPS
+                self.reason = LinearStatus.MAX_STEPS
                 break
         self.nominal = math.sqrt(max(rho, 0.0))
         return z, r

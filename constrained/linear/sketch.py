@@ -22,7 +22,7 @@ from ..core.errors import Unsuitable
 from ..core.options import Count, Steps
 from ..core.vec import Vec
 from .direct import growth
-from .system import LinearSolution, LinearSolver, Reason, System
+from .system import LinearSolution, LinearSolver, LinearStatus, System
 
 DROP = 1e-11  # new directions under this part of |K s| are rounding
 
@@ -58,12 +58,12 @@ class _Run:
         if self.residual < self.least:
             self.best, self.least = x, self.residual
 
-    def verdict(self, tol: float, otherwise: Reason) -> Reason:
+    def verdict(self, tol: float, otherwise: LinearStatus) -> LinearStatus:
         if not math.isfinite(self.residual):
-            return Reason.NONFINITE
-        return Reason.SOLVED if self.residual <= tol else otherwise
+            return LinearStatus.NONFINITE
+        return LinearStatus.SOLVED if self.residual <= tol else otherwise
 
-    def ended(self, reason: Reason, smallest: float | None = None, largest: float | None = None) -> LinearSolution:
+    def ended(self, reason: LinearStatus, smallest: float | None = None, largest: float | None = None) -> LinearSolution:
         return LinearSolution(self.best, self.least, self.products, reason, None, None, smallest, largest)
 
 
@@ -157,7 +157,7 @@ class Kaczmarz(LinearSolver):
     ) -> LinearSolution:
         run, places = _Run(prepared.system, b, generator, start), prepared.places
         if not len(places):
-            return run.ended(run.verdict(tol, Reason.SINGULAR))
+            return run.ended(run.verdict(tol, LinearStatus.SINGULAR))
 
         def sketch(count: int) -> tuple[Tensor, Tensor]:
             chosen = places[torch.randint(len(places), (count,), generator=run.generator)]
@@ -177,7 +177,7 @@ def _vector_steps(
         run.z = run.z + one_by_one(Y, Sb - Y @ run.z)
         steps += count
         run.look()
-    return run.ended(run.verdict(tol, Reason.MAX_STEPS))
+    return run.ended(run.verdict(tol, LinearStatus.MAX_STEPS))
 
 
 # -- blocks, with memory ----------------------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ class Sketch(LinearSolver):
             S = self._columns(run, min(q, d - memory.kept) if progressive else q, 2 * waited > patience)
             Y = run.times(S)
             if not bool(Y.isfinite().all()):
-                return run.ended(Reason.NONFINITE)
+                return run.ended(LinearStatus.NONFINITE)
             if not self.memory and steps == 0:
                 largest = norm_of(S, Y)
             c, size = S @ run.flat - Y @ run.z, Y.norm(dim=1).max()
@@ -283,7 +283,7 @@ class Sketch(LinearSolver):
             exhausted = progressive and (rank < len(S) or memory.kept == d)
         if exhausted:
             return self._finished(run, memory, tol, largest)
-        return run.ended(run.verdict(tol, Reason.MAX_STEPS if steps >= limit else Reason.STALLED), None, largest)
+        return run.ended(run.verdict(tol, LinearStatus.MAX_STEPS if steps >= limit else LinearStatus.STALLED), None, largest)
 
     def _columns(self, run: _Run, q: int, stuck: bool) -> Tensor:
         """S as rows: Gaussian, or the residual with a window, joined by q - 1 Gaussians where that is stuck."""
@@ -301,7 +301,7 @@ class Sketch(LinearSolver):
             run.z = run.z + memory.solve(Q.T @ (Q @ run.r))
             run.look()
         outside = len(Q) < len(run.z) and float((Q @ run.r).norm()) <= 1e-8 * run.residual
-        reason = run.verdict(tol, Reason.LEAST_SQUARES if outside else Reason.PRECISION)
+        reason = run.verdict(tol, LinearStatus.LEAST_SQUARES if outside else LinearStatus.PRECISION)
         smallest = 1 / growth(memory.solve, len(run.z), run.z.device) if len(Q) == len(run.z) else None
         return run.ended(reason, smallest, largest)
 

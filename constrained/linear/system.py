@@ -4,7 +4,7 @@
     prepared = solver.init(system)                 a factorisation, or nothing
     found = solver.solve(prepared, b, tol=1e-10)   as often as there are right-hand sides
 
-A `LinearSolution` carries the true residual |b - K z| (recomputed, never the recurrence's) and a `Reason`. The solvers that
+A `LinearSolution` carries the true residual |b - K z| (recomputed, never the recurrence's) and a `LinearStatus`. The solvers that
 factorise are in `direct.py`, those for KKT systems in `projected_cg.py`, random sketches in `sketch.py`, the default choice in
 `auto.py`.
 """
@@ -20,13 +20,15 @@ import torch
 from torch import Tensor
 
 from ..core.options import Options
+from ..core.states import state_enum
 from ..core.vec import Vec
 
 Product = Callable[[Vec], Vec]
 CHUNK = 256  # vectors in one batched product
 
 
-class Reason(enum.Enum):
+@state_enum
+class LinearStatus(enum.Enum):
     """Why a linear solve ended."""
 
     SOLVED = "The residual is within the tolerance."
@@ -95,7 +97,7 @@ class LinearSolution:
     x: Vec
     residual: float
     products: int
-    reason: Reason
+    reason: LinearStatus
     direction: Vec | None = None
     inertia: tuple[int, int, int] | None = None
     smallest: float | None = None

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.derivatives.tape import Lagrangian
 from ..core.options import Options, Positive
 from ..core.vec import Vec
-from ..linear import LinearSolution, LinearSolver, Reason
+from ..linear import LinearSolution, LinearSolver, LinearStatus
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class EstimatedAccuracy(Accuracy):
         while True:
             found = solver.solve(prepared, b, tol=max(tol, self.floor * eps * size), generator=generator, start=start)
             spent += found.products
-            known = found.smallest is not None and found.largest is not None and found.reason is Reason.SOLVED
+            known = found.smallest is not None and found.largest is not None and found.reason is LinearStatus.SOLVED
             least = self.floor * eps * ((found.largest or 0.0) * float(found.x.norm()) + size)
             wanted = max(accuracy * (found.smallest or 0.0) / max(found.largest or 0.0, 1e-300) * size, least, enough)
             if not known or found.residual <= wanted or tol <= least:

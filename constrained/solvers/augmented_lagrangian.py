@@ -38,7 +38,7 @@ from ..core.solver import Solver
 from ..core.states import solver_state
 from ..core.status import Feature, Status
 from ..core.vec import Vec
-from ..descent import LBFGS, Method, Reason, minimise
+from ..descent import LBFGS, DescentStatus, Method, minimise
 from ..descent.curvature_pairs import Pairs
 from ..oracle import ConstrainedOracle
 
@@ -62,7 +62,7 @@ class AugmentedLagrangianState:
     violation: float  # |(c, max(h, -mu / rho))|
     value: float
     inner_steps: int  # so far
-    outcome: str  # name of the status
+    outcome: Status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
         lam = torch.zeros_like(tape.c) if given.equality is None else torch.as_tensor(given.equality).to(tape.c)
         mu = torch.zeros_like(h) if given.inequality is None else torch.as_tensor(given.inequality).to(h).clamp(min=0)
         inf = math.inf
-        return AugmentedLagrangianState(0, x, lam, mu, self.rho, self.omega, None, inf, inf, float(tape.value), 0, "RUNNING")
+        return AugmentedLagrangianState(0, x, lam, mu, self.rho, self.omega, None, inf, inf, float(tape.value), 0, Status.RUNNING)
 
     def step(self, oracle: ConstrainedOracle, state: AugmentedLagrangianState) -> AugmentedLagrangianState:
         s, X = state, oracle.X
@@ -141,20 +141,20 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
         return replace(new, outcome=self._verdict(oracle, new, s, found.reason))
 
     def _verdict(
-        self, oracle: ConstrainedOracle, new: AugmentedLagrangianState, old: AugmentedLagrangianState, reason: Reason
-    ) -> str:
+        self, oracle: ConstrainedOracle, new: AugmentedLagrangianState, old: AugmentedLagrangianState, reason: DescentStatus
+    ) -> Status:
         if new.stationarity <= self.tolerance and new.violation <= self.tolerance:
-            return "CONVERGED"
-        if reason is Reason.NONFINITE:
-            return "NONFINITE"
-        if reason is Reason.UNBOUNDED:
-            return "UNBOUNDED"
+            return Status.CONVERGED
+        if reason is DescentStatus.NONFINITE:
+            return Status.NONFINITE
+        if reason is DescentStatus.UNBOUNDED:
+            return Status.UNBOUNDED
         if old.rho >= 1e6 and new.violation > self.tolerance and self._least(oracle, new):
-            return "LOCALLY_INFEASIBLE"
-        if old.rho >= PENALTY or (old.omega <= self.tolerance and reason in (Reason.PRECISION, Reason.LINE_SEARCH)):
+            return Status.LOCALLY_INFEASIBLE
+        if old.rho >= PENALTY or (old.omega <= self.tolerance and reason in (DescentStatus.PRECISION, DescentStatus.LINE_SEARCH)):
             settled = new.violation >= 0.9 * old.violation and new.stationarity >= 0.9 * old.stationarity
-            return "PRECISION" if settled or old.rho >= PENALTY else "RUNNING"
-        return "RUNNING"
+            return Status.PRECISION if settled or old.rho >= PENALTY else Status.RUNNING
+        return Status.RUNNING
 
     def _least(self, oracle: ConstrainedOracle, s: AugmentedLagrangianState) -> bool:
         """The violation |(c, max(h, 0))| has no descent direction in X."""
@@ -167,7 +167,7 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
         return float((s.x - oracle.X.project(step)).norm()) <= STEEP
 
     def terminate(self, oracle: ConstrainedOracle, state: AugmentedLagrangianState) -> Status:
-        return Status[state.outcome]
+        return state.outcome
 
     def answer(self, oracle: ConstrainedOracle, state: AugmentedLagrangianState) -> Point:
         lam = state.lam if oracle.c is not None else None

@@ -42,7 +42,7 @@ class ReferenceState:
     mu: Tensor | None
     iterations: int
     said: str
-    outcome: str
+    outcome: Status
 
 
 class _Reference(Solver[ConstrainedOracle, ReferenceState]):
@@ -58,7 +58,7 @@ class _Reference(Solver[ConstrainedOracle, ReferenceState]):
     def init(self, oracle: ConstrainedOracle, start: Point) -> ReferenceState:
         if not (oracle.X.whole or oracle.X.entrywise):
             raise Unsuitable(f"{type(self).__name__}: of sets it takes a Box, got {type(oracle.X).__name__}")
-        return ReferenceState(0, start.x, None, None, 0, "", "RUNNING")
+        return ReferenceState(0, start.x, None, None, 0, "", Status.RUNNING)
 
     def step(self, oracle: ConstrainedOracle, state: ReferenceState) -> ReferenceState:
         view = View(oracle, state.x)
@@ -70,19 +70,19 @@ class _Reference(Solver[ConstrainedOracle, ReferenceState]):
         tape, h = oracle.tape(x), torch.zeros(0) if oracle.h is None else oracle.h.value((x,))
         parts = (tape.value, tape.c, h, *x.leaves)
         if not all(bool(part.isfinite().all()) for part in parts) or not iterations:
-            return replace(state, k=1, iterations=iterations, said=said, outcome="NONFINITE")
-        return replace(state, k=1, x=x, iterations=iterations, said=said, outcome="CONVERGED")
+            return replace(state, k=1, iterations=iterations, said=said, outcome=Status.NONFINITE)
+        return replace(state, k=1, x=x, iterations=iterations, said=said, outcome=Status.CONVERGED)
 
     def run(self, view: View) -> tuple[np.ndarray, int, str]:
         """x, iterations, message."""
         raise NotImplementedError
 
     def terminate(self, oracle: ConstrainedOracle, state: ReferenceState) -> Status:
-        return Status[state.outcome]
+        return state.outcome
 
     def answer(self, oracle: ConstrainedOracle, state: ReferenceState) -> Point:
         x = oracle.X.project(state.x)
-        return Point(x, None, None if state.outcome == "NONFINITE" else kkt.multipliers(oracle, x))
+        return Point(x, None, None if state.outcome == Status.NONFINITE else kkt.multipliers(oracle, x))
 
     def notes(self, state: ReferenceState) -> tuple[str, ...]:
         return (f"{type(self).__name__}: {state.said} ({state.iterations} iterations)",) if state.k else ()

@@ -48,7 +48,7 @@ from ..core.solver import Solver
 from ..core.states import solver_state
 from ..core.status import Feature, Status
 from ..core.vec import Vec
-from ..linear import LinearSolution, LinearSolver, Reason
+from ..linear import LinearSolution, LinearSolver, LinearStatus
 from ..linear.auto import AutoLinear
 from ..linear.sketch import Gaussian
 from ..newton.accuracy import Accuracy, EstimatedAccuracy, PaperAccuracy, Situation
@@ -83,7 +83,7 @@ class SketchedNewtonState:
     best: float  # smallest residual, of a tenth less at least
     waited: int  # steps since
     attempts: int
-    outcome: str  # name of the status
+    outcome: Status
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
         inf = math.inf
         lam = torch.zeros_like(tape.c) if given is None else torch.as_tensor(given).to(tape.c) / rows
         blank = SketchedNewtonState(
-            0, x, lam, rows, self.eta1, self.eta2, self._delta(tape), inf, inf, inf, 0, 0, 0, x, inf, 0, 1, "RUNNING"
+            0, x, lam, rows, self.eta1, self.eta2, self._delta(tape), inf, inf, inf, 0, 0, 0, x, inf, 0, 1, Status.RUNNING
         )
         return self._judged(blank, self._look(oracle, blank, x, lam))
 
@@ -177,15 +177,15 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
         if self.robust and new.waited > PATIENCE:
             return self._again(oracle, new)
         if not here.finite:
-            return replace(new, outcome="NONFINITE")
+            return replace(new, outcome=Status.NONFINITE)
         for shift, gamma, last in self._modifications(at, here, new):
             moved = self._newton(oracle, new, at, here, shift, gamma, last)
             if moved is not None:
                 return moved
-        return self._restored(oracle, new) if self.robust else replace(new, outcome="DEGENERATE")
+        return self._restored(oracle, new) if self.robust else replace(new, outcome=Status.DEGENERATE)
 
     def terminate(self, oracle: ConstrainedOracle, state: SketchedNewtonState) -> Status:
-        return Status[state.outcome]
+        return state.outcome
 
     def answer(self, oracle: ConstrainedOracle, state: SketchedNewtonState) -> Point:
         return Point(state.x, None, Multipliers(equality=state.rows * state.lam))
@@ -310,13 +310,13 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
             if math.isfinite(trial) and trial <= merit + alpha * self.beta * D + slack:
                 return self._judged(replace(s, x=x, lam=lam), there)
             alpha *= 0.5
-        return None if finite else replace(s, outcome="NONFINITE")
+        return None if finite else replace(s, outcome=Status.NONFINITE)
 
     def _expand(
         self, oracle: ConstrainedOracle, s: SketchedNewtonState, here: Here, z: Tensor, moved: SketchedNewtonState
     ) -> SketchedNewtonState:
         """Along a direction of no curvature that keeps c: ten times the step while the merit falls in proportion."""
-        if float(here.c.norm()) > 1e-6 or moved.outcome != "RUNNING":
+        if float(here.c.norm()) > 1e-6 or moved.outcome != Status.RUNNING:
             return moved
         first, alpha = self._merit(here, s.lam, s), 1.0
         best = self._merit(self._look(oracle, s, moved.x, moved.lam), moved.lam, s)
@@ -338,11 +338,11 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
     def _judged(self, s: SketchedNewtonState, p: Here) -> SketchedNewtonState:
         c = p.c / s.rows
         residual, violation = kkt.norm(p.g, c), float(c.double().norm())
-        outcome = "RUNNING"
+        outcome = Status.RUNNING
         if residual <= self.tolerance:
-            outcome = "CONVERGED"
+            outcome = Status.CONVERGED
         elif violation <= 1e-6 and (p.value < -1e20 or float(s.x.norm()) > 1e15):
-            outcome = "UNBOUNDED"
+            outcome = Status.UNBOUNDED
         better = residual <= 0.9 * s.best
         best, waited = (residual, 0) if better else (s.best, s.waited + 1)
         return replace(s, residual=residual, violation=violation, value=p.value, best=best, waited=waited, outcome=outcome)
@@ -356,15 +356,15 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
     def _restored(self, oracle: ConstrainedOracle, s: SketchedNewtonState) -> SketchedNewtonState:
         """Less violation and least-squares multipliers, or the verdict."""
         if s.violation <= self.tolerance:
-            return replace(s, outcome="PRECISION" if s.residual <= 1e3 * self.tolerance else "LINE_SEARCH")
+            return replace(s, outcome=Status.PRECISION if s.residual <= 1e3 * self.tolerance else Status.LINE_SEARCH)
         if s.restored >= 50:
-            return replace(s, outcome="STALLED")
+            return replace(s, outcome=Status.STALLED)
         return self._from(oracle, s, restore(oracle, s.x, target=0.1 * s.violation, tol=self.tolerance))
 
     def _again(self, oracle: ConstrainedOracle, s: SketchedNewtonState) -> SketchedNewtonState:
         """The second attempt, from the start with its violation reduced first; STALLED after that."""
         if s.attempts > 1 or s.violation <= self.tolerance:
-            return replace(s, outcome="STALLED")
+            return replace(s, outcome=Status.STALLED)
         found = restore(oracle, s.start, target=1e-3 * s.violation, tol=self.tolerance)
         return self._from(oracle, replace(s, attempts=2, waited=0, best=math.inf), found)
 
@@ -373,12 +373,12 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
         stationary = found.violation > self.tolerance and found.slope <= STATIONARY
         if stationary or found.violation > 0.9 * s.violation:
             if not stationary:
-                return replace(s, outcome="STALLED")
+                return replace(s, outcome=Status.STALLED)
             there = self._look(oracle, s, found.x, s.lam)
-            return replace(self._judged(replace(s, x=found.x), there), outcome="LOCALLY_INFEASIBLE")
+            return replace(self._judged(replace(s, x=found.x), there), outcome=Status.LOCALLY_INFEASIBLE)
         tape = oracle.tape(found.x)
         if not bool(tape.gradient.isfinite().all()):
-            return replace(s, outcome="NONFINITE")
+            return replace(s, outcome=Status.NONFINITE)
         lam, _ = kkt.least_squares(s.rows[:, None] * tape.jacobian, tape.jacobian.new_zeros(0, len(tape.x)), tape.gradient, None)
         lam = lam if bool(lam.abs().max() <= 1e3) else torch.zeros_like(lam)
         s = replace(s, x=found.x, lam=lam, eta1=self.eta1, eta2=self.eta2, delta=self._delta(tape), restored=s.restored + 1)
@@ -387,7 +387,7 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
 
 def _indefinite(found: LinearSolution, m: int) -> bool:
     """The linear solver met negative curvature on the null space of J: K then has more than m negative eigenvalues."""
-    return found.reason is Reason.NEGATIVE_CURVATURE or (found.inertia is not None and found.inertia[1] > m)
+    return found.reason is LinearStatus.NEGATIVE_CURVATURE or (found.inertia is not None and found.inertia[1] > m)
 
 
 def _seed(seed: int, k: int) -> int:

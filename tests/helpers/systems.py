@@ -9,7 +9,7 @@ import scipy.sparse.linalg
 import torch
 
 from constrained.core.vec import Vec
-from constrained.linear import LinearSolution, LinearSolver, Reason, System
+from constrained.linear import LinearSolution, LinearSolver, LinearStatus, System
 
 F64 = torch.float64
 
@@ -55,7 +55,7 @@ def run(method: LinearSolver, K, b, tol=1e-10, dtype=F64, seed=None, start=None,
     noise = eps * (np.linalg.norm(b) + np.linalg.norm(dense, 2) * np.linalg.norm(x))
     assert found.x.dtype is dtype
     assert found.residual == pytest.approx(np.linalg.norm(b - dense @ x), rel=1e-3, abs=30 * noise)
-    assert (found.residual <= tol) == (found.reason is Reason.SOLVED), found
+    assert (found.residual <= tol) == (found.reason is LinearStatus.SOLVED), found
     return found
 
 

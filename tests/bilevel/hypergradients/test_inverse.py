@@ -18,7 +18,7 @@ from constrained.core.errors import OptionError, ProblemError, Unsuitable
 from constrained.core.options import outside
 from constrained.core.vec import Vec
 from constrained.descent import LBFGS
-from constrained.linear import CG, Minres, Reason, System
+from constrained.linear import CG, LinearStatus, Minres, System
 from constrained.linear.diagonal import Diagonal
 from constrained.linear.direct import Direct
 from constrained.linear.neumann import Neumann
@@ -224,7 +224,7 @@ def test_neumann_against_numpy(eta, start):
     A, _ = spectrum(np.linspace(2, 0.1, NY))
     b = np.random.default_rng(0).normal(size=NY)
     found = solved(A, b, Neumann(eta=eta), start=start)
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     np.testing.assert_allclose(found.x.ravel().numpy(), np.linalg.solve(A, b), rtol=0, atol=1e-8)
     assert found.residual == pytest.approx(np.linalg.norm(b - A @ found.x.ravel().numpy()), abs=1e-14)
 
@@ -234,15 +234,15 @@ def test_neumann_is_the_series():
     b = np.random.default_rng(0).normal(size=NY)
     found = solved(A, b, Neumann(terms=7, eta=0.3))
     series = 0.3 * sum(np.linalg.matrix_power(np.eye(NY) - 0.3 * A, k) @ b for k in range(7))
-    assert found.reason is Reason.MAX_STEPS
+    assert found.reason is LinearStatus.MAX_STEPS
     assert found.products == 8  # one for the residual
     np.testing.assert_allclose(found.x.ravel().numpy(), series, rtol=1e-12)
 
 
 def test_neumann_of_nothing():
-    assert solved(np.zeros((3, 3)), np.ones(3)).reason is Reason.LEAST_SQUARES
+    assert solved(np.zeros((3, 3)), np.ones(3)).reason is LinearStatus.LEAST_SQUARES
     assert float(solved(np.zeros((3, 3)), np.ones(3)).x.norm()) == 0.0
-    assert solved(np.eye(3), np.zeros(3)).reason is Reason.SOLVED
+    assert solved(np.eye(3), np.zeros(3)).reason is LinearStatus.SOLVED
 
 
 # -- draws -----------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import scipy.optimize
 import torch
 
 from constrained.core.vec import Vec, copy, finite
-from constrained.descent import LBFGS, SPG, Pairs, ProjectedLBFGS, Reason, minimise
+from constrained.descent import LBFGS, SPG, DescentStatus, Pairs, ProjectedLBFGS, minimise
 from constrained.sets import Affine, Ball, Box, Everywhere, Halfspace, Product, Simplex
 
 F64 = torch.float64
@@ -56,7 +56,7 @@ METHODS = pytest.mark.parametrize("method", [LBFGS(), ProjectedLBFGS(), SPG()], 
 def test_quadratics(method, values, seed):
     objective, A, c = quadratic(values, seed)
     found = minimise(method, objective, vec(np.zeros(10)), tol=1e-8)
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert found.residual == pytest.approx(np.linalg.norm(A @ (array(found.x) - c)), rel=1e-6, abs=1e-12)
     assert found.residual <= 1e-8
     assert array(found.x) == pytest.approx(c, abs=2e-8 / values.min())
@@ -66,7 +66,7 @@ def test_quadratics(method, values, seed):
 def test_ill_conditioned_quadratics(cond):
     objective, _, c = quadratic(np.logspace(0, -math.log10(cond), 20))
     found = minimise(LBFGS(), objective, vec(np.zeros(20)), tol=1e-9)
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert array(found.x) == pytest.approx(c, abs=1e-9 * cond)
 
 
@@ -74,7 +74,7 @@ def test_ill_conditioned_quadratics(cond):
 def test_rosenbrock(n):
     objective = rosenbrock()
     found = minimise(LBFGS(), objective, vec(np.full(n, -1.2)), tol=1e-9)
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert np.linalg.norm(scipy.optimize.rosen_der(array(found.x))) <= 1e-9
     theirs = scipy.optimize.minimize(scipy.optimize.rosen, np.full(n, -1.2), jac=scipy.optimize.rosen_der, method="L-BFGS-B")
     assert found.value <= theirs.fun + 1e-12
@@ -83,7 +83,7 @@ def test_rosenbrock(n):
 
 def test_rosenbrock_by_spg():
     found = minimise(SPG(), rosenbrock(), vec([-1.2, 1.0]), tol=1e-6)
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert array(found.x) == pytest.approx([1, 1], abs=1e-4)
 
 
@@ -94,7 +94,7 @@ def test_box(method, seed):
     """LBFGS hands over to the projected one; the answer is scipy's L-BFGS-B's."""
     objective, A, c = quadratic(np.logspace(0, -2, 8), seed)
     found = minimise(method, objective, vec(np.zeros(8)), tol=1e-9, X=Box(-0.3, 0.4))
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     options = {"ftol": 1e-16, "gtol": 1e-12, "maxiter": 10_000}
     theirs = scipy.optimize.minimize(
         objective.value, np.zeros(8), jac=objective.gradient, bounds=[(-0.3, 0.4)] * 8, method="L-BFGS-B", options=options
@@ -108,7 +108,7 @@ def test_box(method, seed):
 @METHODS
 def test_rosenbrock_in_a_box(method):
     found = minimise(method, rosenbrock(), vec([-1.0, -1.0]), tol=1e-8, X=Box(-2, 0.5))
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert array(found.x) == pytest.approx([0.5, 0.25], abs=1e-6)
 
 
@@ -127,7 +127,7 @@ def test_nearest_point_of_a_set(make, project):
     cvxpy = pytest.importorskip("cvxpy")
     c = np.random.default_rng(4).normal(size=6)
     found = minimise(SPG(), Counted(lambda x: ((x - c) ** 2).sum(), lambda x: 2 * (x - c)), vec(np.ones(6)), tol=1e-10, X=make(c))
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     if project is None:
         x = cvxpy.Variable(6)
         cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(x - c)), [x >= 0, cvxpy.sum(x) == 1]).solve(**TIGHT)
@@ -145,7 +145,7 @@ def test_quadratic_over_a_set(name):
     within = {"ball": [cvxpy.norm(x) <= 0.7], "simplex": [x >= 0, cvxpy.sum(x) == 1]}[name]
     cvxpy.Problem(cvxpy.Minimize(0.5 * cvxpy.quad_form(x - c, cvxpy.psd_wrap(A))), within).solve(**TIGHT)
     found = minimise(SPG(), objective, vec(np.zeros(7)), tol=1e-9, X={"ball": Ball(0.7), "simplex": Simplex()}[name])
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert array(found.x) == pytest.approx(x.value, abs=1e-5)
 
 
@@ -166,7 +166,7 @@ def test_tolerance_far_below_what_values_show(seed, shift):
     objective, A, c = quadratic(np.r_[np.logspace(0, -2, 12), np.zeros(8)], seed)
     moved = Counted(lambda x: objective.value(x) + shift, objective.gradient)
     found = minimise(LBFGS(), moved, vec(np.zeros(20)), tol=1e-12)
-    assert found.reason is Reason.CONVERGED, (found.reason, found.residual)
+    assert found.reason is DescentStatus.CONVERGED, (found.reason, found.residual)
     assert np.linalg.norm(A @ (array(found.x) - c)) <= 2e-12
 
 
@@ -175,7 +175,7 @@ def test_tolerance_below_rounding(method):
     """1e-30 cannot be reached away from a representable minimiser: PRECISION, soon, at a point as good as rounding allows."""
     objective, _, c = quadratic(np.logspace(0, -1, 10), 1)
     found = minimise(method, objective, vec(np.zeros(10)), tol=1e-30)
-    assert found.reason is Reason.PRECISION or found.residual <= 1e-30
+    assert found.reason is DescentStatus.PRECISION or found.residual <= 1e-30
     assert objective.calls < 3000
     assert array(found.x) == pytest.approx(c, abs=1e-6 if isinstance(method, SPG) else 1e-12)
 
@@ -183,7 +183,7 @@ def test_tolerance_below_rounding(method):
 def test_precision_in_float32():
     objective, _, c = quadratic(np.linspace(1, 2, 5), 1)
     found = minimise(LBFGS(), objective, vec(np.zeros(5), torch.float32), tol=1e-12)
-    assert found.reason is Reason.PRECISION
+    assert found.reason is DescentStatus.PRECISION
     assert found.x.dtype is torch.float32
     assert array(found.x) == pytest.approx(c, abs=1e-5)
 
@@ -209,15 +209,15 @@ def test_unbounded(method, name):
 
     with np.errstate(all="ignore"):
         found = minimise(method, Long(value, gradient), vec([-1.0, -2.0]), tol=1e-9, max_steps=10_000)
-    assert found.reason in (Reason.UNBOUNDED, Reason.NONFINITE, Reason.MAX_STEPS)
+    assert found.reason in (DescentStatus.UNBOUNDED, DescentStatus.NONFINITE, DescentStatus.MAX_STEPS)
     if isinstance(method, LBFGS):
-        assert found.reason is not Reason.MAX_STEPS
+        assert found.reason is not DescentStatus.MAX_STEPS
 
 
 @METHODS
 def test_linear_on_a_bounded_set_has_a_minimum(method):
     found = minimise(method, Counted(lambda x: x.sum(), np.ones_like), vec([0.5, 0.2]), tol=1e-12, X=Box(-1, 1))
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert array(found.x).tolist() == [-1, -1]
 
 
@@ -225,9 +225,9 @@ def test_linear_on_a_bounded_set_has_a_minimum(method):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_objective_that_is_not_finite_at_the_start(method, bad):
     found = minimise(method, Counted(lambda x: bad, lambda x: x), vec([1.0]), tol=1e-9)
-    assert found.reason is Reason.NONFINITE
+    assert found.reason is DescentStatus.NONFINITE
     gradient = minimise(method, Counted(lambda x: 1.0, lambda x: x * bad), vec([1.0]), tol=1e-9)
-    assert gradient.reason is Reason.NONFINITE
+    assert gradient.reason is DescentStatus.NONFINITE
 
 
 @METHODS
@@ -235,7 +235,7 @@ def test_region_that_is_not_finite_is_avoided(method):
     """x - log(x): steps beyond 0 give NaN and are cut back."""
     with np.errstate(all="ignore"):
         found = minimise(method, Counted(lambda x: (x - np.log(x)).sum(), lambda x: 1 - 1 / x), vec([0.01, 30.0]), tol=1e-9)
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert array(found.x) == pytest.approx([1, 1], abs=1e-8)
 
 
@@ -243,14 +243,14 @@ def test_region_that_is_not_finite_is_avoided(method):
 def test_wrong_gradient_gives_a_reason(method):
     """Uphill called downhill: no hang."""
     found = minimise(method, Counted(lambda x: (x**2).sum(), lambda x: -2 * x), vec([1.0, 2.0]), tol=1e-9)
-    assert found.reason in (Reason.LINE_SEARCH, Reason.PRECISION)
+    assert found.reason in (DescentStatus.LINE_SEARCH, DescentStatus.PRECISION)
 
 
 def test_limit_of_steps_and_start_at_the_minimum():
     found = minimise(LBFGS(), rosenbrock(), vec([-1.2, 1.0]), tol=1e-12, max_steps=3)
-    assert (found.reason, found.steps) == (Reason.MAX_STEPS, 3)
+    assert (found.reason, found.steps) == (DescentStatus.MAX_STEPS, 3)
     at_once = minimise(LBFGS(), rosenbrock(), vec([1.0, 1.0]), tol=1e-12)
-    assert (at_once.reason, at_once.steps) == (Reason.CONVERGED, 0)
+    assert (at_once.reason, at_once.steps) == (DescentStatus.CONVERGED, 0)
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def test_memory_carried_over_saves_evaluations():
     cold, warm = second(), second()
     minimise(LBFGS(), cold, known.x, tol=1e-9)
     found = minimise(LBFGS(), warm, known.x, tol=1e-9, memory=known.memory)
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert array(found.x) == pytest.approx(moved, abs=1e-5)
     assert warm.calls < 0.8 * cold.calls
 
@@ -348,7 +348,7 @@ def test_a_kink_in_a_box_is_found_in_few_evaluations(at):
     objective = Counted(lambda x: (0.1 * np.exp(x) + 3 * abs(x - at)).sum(), lambda x: 0.1 * np.exp(x) + 3 * np.sign(x - at))
     found = minimise(LBFGS(), objective, vec([1.5]), tol=1e-8, X=Box(-2, 2))
     assert array(found.x) == pytest.approx([at], abs=1e-12)
-    assert found.reason in (Reason.LINE_SEARCH, Reason.PRECISION)
+    assert found.reason in (DescentStatus.LINE_SEARCH, DescentStatus.PRECISION)
     assert objective.calls <= 70
 
 
@@ -357,6 +357,6 @@ def test_a_kink_in_a_box_is_found_in_few_evaluations(at):
 @pytest.mark.parametrize("scale", [1e-200, 1e-170, 1e160, 1e200])
 def test_extreme_sizes_end_with_a_reason(method, scale):
     objective = Counted(lambda x: abs(x).sum() + 0 * x.sum(), np.sign)
-    assert isinstance(minimise(method, objective, vec([scale, -scale]), tol=1e-8, max_steps=50).reason, Reason)
+    assert isinstance(minimise(method, objective, vec([scale, -scale]), tol=1e-8, max_steps=50).reason, DescentStatus)
     falling = Counted(lambda x: -scale * x.sum(), lambda x: -scale * np.ones(2))
-    assert isinstance(minimise(method, falling, vec([0.0, 1.0]), tol=1e-8, max_steps=50).reason, Reason)
+    assert isinstance(minimise(method, falling, vec([0.0, 1.0]), tol=1e-8, max_steps=50).reason, DescentStatus)

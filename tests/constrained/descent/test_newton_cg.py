@@ -10,7 +10,7 @@ import torch
 from constrained.core import checkpoint
 from constrained.core.errors import Unsuitable
 from constrained.core.vec import Vec
-from constrained.descent import LBFGS, SPG, Reason, minimise
+from constrained.descent import LBFGS, SPG, DescentStatus, minimise
 from constrained.descent.newton_cg import Differenced, NewtonCG, SecondOrder
 from constrained.sets import Ball, Box, Everywhere, Simplex
 
@@ -65,7 +65,7 @@ def test_quadratics(values, seed):
     """Unit steps of one evaluation each, superlinear: a few of them, with about as many products as unknowns a step."""
     objective, A, c = quadratic(values, seed)
     found = minimise(NewtonCG(), objective, vec(np.zeros(10)), tol=1e-8)
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert found.residual == pytest.approx(np.linalg.norm(A @ (array(found.x) - c)), rel=1e-5, abs=1e-12)
     assert array(found.x) == pytest.approx(c, abs=2e-8 / values.min())
     assert found.steps <= (20 if values.max() > 10 else 10)  # 8 here; sqrt|g| < 1/2 has to come before the end is superlinear
@@ -77,7 +77,7 @@ def test_quadratic_with_its_inverse_is_one_step():
     inverse = torch.tensor(np.linalg.inv(A))
     method = NewtonCG(preconditioner=lambda v: v.map(lambda t: inverse @ t))
     found = minimise(method, objective, vec(np.zeros(20)), tol=1e-9)
-    assert (found.reason, found.steps, objective.spent) == (Reason.CONVERGED, 1, 1)
+    assert (found.reason, found.steps, objective.spent) == (DescentStatus.CONVERGED, 1, 1)
     assert array(found.x) == pytest.approx(c, abs=1e-5)
 
 
@@ -85,7 +85,7 @@ def test_quadratic_with_its_inverse_is_one_step():
 def test_rosenbrock(n):
     objective = rosenbrock()
     found = minimise(NewtonCG(), objective, vec(np.full(n, -1.2)), tol=1e-9)
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert np.linalg.norm(scipy.optimize.rosen_der(array(found.x))) <= 1e-9
     start, options = np.full(n, -1.2), {"xtol": 1e-12}
     theirs = scipy.optimize.minimize(
@@ -113,7 +113,7 @@ def test_negative_curvature_leads_to_a_minimum(start):
         lambda x: np.diag([2, 12 * x[1] ** 2 - 4]),
     )
     found = minimise(NewtonCG(), objective, vec(start), tol=1e-10)
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert array(found.x) == pytest.approx([0, math.copysign(1, start[1])], abs=1e-10)
     assert objective.calls <= 60
 
@@ -123,7 +123,7 @@ def test_indefinite_valley():
     start = np.array([0.0, 1.0])
     assert np.linalg.eigvalsh(scipy.optimize.rosen_hess(start))[0] < 0
     found = minimise(NewtonCG(), rosenbrock(), vec(start), tol=1e-10)
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert array(found.x) == pytest.approx([1, 1], abs=1e-9)
 
 
@@ -133,7 +133,7 @@ def test_box(seed):
     """The answer of scipy's L-BFGS-B, with the bounds found in a few steps."""
     objective, A, c = quadratic(np.logspace(0, -3, 30), seed)
     found = minimise(NewtonCG(), objective, vec(np.zeros(30)), tol=1e-9, X=Box(-0.3, 0.4))
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     options = {"ftol": 1e-16, "gtol": 1e-12, "maxiter": 100_000, "maxfun": 100_000}
     theirs = scipy.optimize.minimize(
         objective.value, np.zeros(30), jac=objective.gradient, bounds=[(-0.3, 0.4)] * 30, method="L-BFGS-B", options=options
@@ -148,7 +148,7 @@ def test_box(seed):
 def test_rosenbrock_in_a_box():
     objective, start = rosenbrock(), np.full(6, -1.0)
     found = minimise(NewtonCG(), objective, vec(start), tol=1e-9, X=Box(-2, 0.7))
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     theirs = scipy.optimize.minimize(
         objective.value,
         array(found.x),
@@ -164,14 +164,14 @@ def test_rosenbrock_in_a_box():
 def test_concave_in_a_box_ends_in_a_corner():
     objective = Smooth(lambda x: -(x**2).sum(), lambda x: -2 * x, lambda x: -2 * np.eye(len(x)))
     found = minimise(NewtonCG(), objective, vec([0.1, -0.2, 0.0]), tol=1e-12, X=Box(-1, 2))
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert array(found.x).tolist() == [2, -1, 0]
 
 
 def test_linear_on_a_bounded_set_has_a_minimum():
     objective = Smooth(lambda x: x.sum(), np.ones_like, lambda x: np.zeros((2, 2)))
     found = minimise(NewtonCG(), objective, vec([500.0, 0.2]), tol=1e-12, X=Box(-1000, 1000))
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert array(found.x).tolist() == [-1000, -1000]
     assert objective.calls <= 20
 
@@ -198,7 +198,7 @@ def test_tolerance_below_rounding(dtype, X):
     """PRECISION, soon, at a point as good as rounding allows."""
     objective, _, c = quadratic(np.logspace(0, -1, 10), 1)
     found = minimise(NewtonCG(), objective, vec(np.zeros(10), dtype), tol=1e-30, X=X)
-    assert found.reason is Reason.PRECISION or found.residual <= 1e-30
+    assert found.reason is DescentStatus.PRECISION or found.residual <= 1e-30
     assert found.x.dtype is dtype
     assert objective.calls < 1000
     assert array(found.x) == pytest.approx(c, abs=1e-12 if dtype is F64 else 1e-5)
@@ -207,7 +207,7 @@ def test_tolerance_below_rounding(dtype, X):
 def test_float32_to_its_accuracy():
     objective, _, c = quadratic(np.linspace(1, 2, 5), 1)
     found = minimise(NewtonCG(), objective, vec(np.zeros(5), torch.float32), tol=1e-5)
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert found.x.dtype is torch.float32
     assert array(found.x) == pytest.approx(c, abs=2e-5)
 
@@ -228,7 +228,7 @@ def test_unbounded(objective, X):
         pytest.skip("bounded: it falls towards the bound")
     with np.errstate(all="ignore"):
         found = minimise(NewtonCG(), objective, vec([-1.0, -2.0]), tol=1e-9)
-    assert found.reason in (Reason.UNBOUNDED, Reason.NONFINITE)
+    assert found.reason in (DescentStatus.UNBOUNDED, DescentStatus.NONFINITE)
     assert objective.calls < 5000
 
 
@@ -240,12 +240,15 @@ def test_what_is_not_finite_is_named(bad):
         Smooth(lambda x: 1.0, lambda x: x * bad, lambda x: one),
         Smooth(lambda x: x @ x, lambda x: 2 * x, lambda x: one * bad),
     ):
-        assert minimise(NewtonCG(), objective, vec([1.0]), tol=1e-9).reason is Reason.NONFINITE
+        assert minimise(NewtonCG(), objective, vec([1.0]), tol=1e-9).reason is DescentStatus.NONFINITE
 
 
 def test_wrong_gradient_gives_a_reason():
     objective = Smooth(lambda x: (x**2).sum(), lambda x: -2 * x, lambda x: 2 * np.eye(2))
-    assert minimise(NewtonCG(), objective, vec([1.0, 2.0]), tol=1e-9).reason in (Reason.LINE_SEARCH, Reason.PRECISION)
+    assert minimise(NewtonCG(), objective, vec([1.0, 2.0]), tol=1e-9).reason in (
+        DescentStatus.LINE_SEARCH,
+        DescentStatus.PRECISION,
+    )
 
 
 # -- state ------------------------------------------------------------------------------------------------------------------
@@ -269,7 +272,7 @@ def test_a_start_near_the_minimum_saves_products():
     cold = minimise(NewtonCG(), objective, vec(np.zeros(40)), tol=1e-9)
     spent, objective.spent = objective.spent, 0
     found = minimise(NewtonCG(), objective, vec(c + 1e-6), tol=1e-9, memory=cold.memory)
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     assert objective.spent < 0.7 * spent
 
 
@@ -293,5 +296,5 @@ def test_products_by_differences_of_gradients():
     v = Vec.of(torch.arange(6, dtype=torch.float64))
     torch.testing.assert_close(objective.products(at)(v).tree(), H @ v.tree(), rtol=1e-5, atol=1e-3)
     found = minimise(NewtonCG(), objective, at, tol=1e-6)
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     torch.testing.assert_close(found.x.tree(), torch.ones(6, dtype=torch.float64), atol=1e-5, rtol=0)

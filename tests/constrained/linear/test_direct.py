@@ -8,7 +8,7 @@ import torch
 from systems import F64, Counted, array, indefinite, kkt, normal, pde, run, singular, symmetric
 
 from constrained.core.vec import Vec
-from constrained.linear import Minres, Reason, System
+from constrained.linear import LinearStatus, Minres, System
 from constrained.linear.auto import AutoLinear
 from constrained.linear.cost import Operations
 from constrained.linear.direct import Direct
@@ -39,7 +39,7 @@ def test_kkt(n, m, scales):
     """The right inertia of a KKT matrix is (n, m, 0), however it is scaled; scale = 0 takes no pivot for zero."""
     K, b = kkt(n, m, scales=scales), normal(n + m, 1)
     found = run(Direct(), K, b, 1e-6 * np.linalg.norm(b), scale=0.0 if scales == 4 else None, **explicit(K))
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert found.inertia == (n, m, 0)
 
 
@@ -55,7 +55,7 @@ def test_zero_pivots_are_relative_to_the_scale():
     assert run(Direct(), K, b, 1e-6, **explicit(K)).inertia == (2, 1, 0)
     beside = run(Direct(), K, b, 1e-6, scale=1e5, **explicit(K))
     assert beside.inertia == (1, 1, 1)
-    assert beside.reason is Reason.SOLVED
+    assert beside.reason is LinearStatus.SOLVED
     assert array(beside) == pytest.approx([1, -0.5, 1e10])
 
 
@@ -69,20 +69,20 @@ def test_singular(d, rank, seed, dtype):
     pinv, tol, close = np.linalg.pinv(K, rcond=1e-10), *((1e-10, 1e-8) if dtype is F64 else (1e-4, 1e-3))
     b = K @ normal(len(K), seed)
     found = run(Direct(), K, b, tol, dtype)
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert array(found) == pytest.approx(pinv @ b, abs=close)
     b = normal(len(K), seed + 10)
     found = run(Direct(), K, b, tol, dtype)
-    assert found.reason is Reason.LEAST_SQUARES
+    assert found.reason is LinearStatus.LEAST_SQUARES
     assert array(found) == pytest.approx(pinv @ b, abs=close)
     assert found.inertia[2] > 0
 
 
 def test_zero_matrix_and_right_hand_side():
     K = np.zeros((3, 3))
-    assert run(Direct(), K, np.ones(3), **explicit(K)).reason is Reason.LEAST_SQUARES
+    assert run(Direct(), K, np.ones(3), **explicit(K)).reason is LinearStatus.LEAST_SQUARES
     found = run(Direct(), K, np.zeros(3), **explicit(K))
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert found.inertia == (0, 0, 3)
 
 
@@ -102,13 +102,13 @@ def test_products_are_made_a_matrix():
 def test_float32():
     K, b = kkt(20, 5), normal(25, 0)
     found = run(Direct(), K, b, 1e-4, torch.float32)
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert array(found) == pytest.approx(np.linalg.solve(K, b), rel=1e-3, abs=1e-3)
 
 
 def test_out_of_reach_is_precision():
     K = indefinite(40, condition=1e12)
-    assert run(Direct(), K, normal(40, 0), 1e-14, **explicit(K)).reason is Reason.PRECISION
+    assert run(Direct(), K, normal(40, 0), 1e-14, **explicit(K)).reason is LinearStatus.PRECISION
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -116,10 +116,10 @@ def test_not_finite(bad):
     K = indefinite(5)
     counted = Counted(K, more={"products": lambda vs: vs.map(lambda t: t * bad)})
     found = Direct().solve(Direct().init(counted.system()), Vec.of(torch.ones(5, dtype=F64)), tol=1e-8)
-    assert found.reason is Reason.NONFINITE
+    assert found.reason is LinearStatus.NONFINITE
     system = System(lambda v: v * bad, 5, matrix=lambda: torch.tensor(K))
-    assert Direct().solve(Direct().init(system), Vec.of(torch.ones(5, dtype=F64)), tol=1e-8).reason is Reason.NONFINITE
-    assert run(Direct(), K, np.zeros(5), **explicit(K)).reason is Reason.SOLVED
+    assert Direct().solve(Direct().init(system), Vec.of(torch.ones(5, dtype=F64)), tol=1e-8).reason is LinearStatus.NONFINITE
+    assert run(Direct(), K, np.zeros(5), **explicit(K)).reason is LinearStatus.SOLVED
 
 
 def test_trees():
@@ -137,7 +137,7 @@ def test_sparse(N):
     """Up to 500 unknowns with the inertia, above by SuperLU without."""
     K, b, _ = pde(N)
     found = run(Direct(), K, b, 1e-8, sparse=lambda: K)
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert found.inertia == ((2 * N * N, N * N, 0) if N == 8 else None)
     assert found.products == 1
     values = abs(np.linalg.eigvalsh(K.toarray()))
@@ -151,13 +151,13 @@ def test_sparse_and_singular(monkeypatch):
     d = K.shape[0]
     x = np.r_[normal(d - 1, 0), 0.0]
     found = run(Direct(), K, K @ x, 1e-8, sparse=lambda: K)
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert array(found) == pytest.approx(x, abs=1e-8)
     b = normal(d, 1)
-    assert run(Direct(), K, b, 1e-8, sparse=lambda: K).reason is Reason.LEAST_SQUARES
+    assert run(Direct(), K, b, 1e-8, sparse=lambda: K).reason is LinearStatus.LEAST_SQUARES
     monkeypatch.setattr("constrained.linear.direct.DENSE", 100)
-    assert run(Direct(), K, b, 1e-8, sparse=lambda: K).reason is Reason.SINGULAR
-    assert run(AutoLinear(), K, b, 1e-8, sparse=lambda: K).reason is Reason.LEAST_SQUARES
+    assert run(Direct(), K, b, 1e-8, sparse=lambda: K).reason is LinearStatus.SINGULAR
+    assert run(AutoLinear(), K, b, 1e-8, sparse=lambda: K).reason is LinearStatus.LEAST_SQUARES
 
 
 # -- AutoLinear -------------------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class Timed(Counted):
 
     def solve(self, method, b, tol):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("constrained.autolinear.time", self)
+            patch.setattr("constrained.linear.auto.time", self)
             prepared = method.init(self.system())
             return prepared, method.solve(prepared, Vec.of(torch.tensor(b)), tol=tol)
 
@@ -211,7 +211,7 @@ def test_explicit_sparse_and_small_systems_are_factorised_at_once():
 def test_an_easy_operator_is_left_to_minres(measure):
     K, b = symmetric(np.linspace(1, 2, 400)), normal(400, 0)
     which, found, _ = chosen(K, b, method=AutoLinear(measure=measure))
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert which == "minres"
     assert found.products <= (28 if measure else 20)  # 8 of a batch that is timed
 
@@ -222,7 +222,7 @@ def test_a_hard_operator_is_factorised(measure):
     K, b = indefinite(400, condition=1e6), normal(400, 0)
     which, found, prepared = chosen(K, b, 1e-7, method=AutoLinear(measure=measure))
     assert which == "direct"
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     again = AutoLinear().solve(prepared, Vec.of(torch.tensor(b)), tol=1e-7)
     assert again.products == 1
 
@@ -232,9 +232,9 @@ def test_constraints_that_are_cheap_to_factorise():
     K, b, _ = pde(20)
     which, found, prepared = chosen(K, b, split=(800, 400))
     assert which == "projected"
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     again = AutoLinear().solve(prepared, Vec.of(torch.tensor(K @ normal(1200, 3))), tol=1e-8)
-    assert again.reason is Reason.SOLVED
+    assert again.reason is LinearStatus.SOLVED
     assert again.products < 20
 
 
@@ -243,11 +243,11 @@ def test_few_constraints_at_hand_are_projected_at_once():
     K, b = kkt(400, 20), normal(420, 0)
     which, found, _ = chosen(K, b, split=(400, 20), below=lambda: torch.tensor(K[400:]))
     assert which == "projected"
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     K = kkt(400, 20, shift=-0.2)
     which, found, prepared = chosen(K, b, split=(400, 20), below=lambda: torch.tensor(K[400:]))
     assert which == "direct"
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert not prepared.projectable
 
 
@@ -256,7 +256,7 @@ def test_negative_curvature_ends_the_solve_of_a_convex_system(below):
     K, b = kkt(400, 20, shift=-0.2), normal(420, 0)
     more = {"below": lambda: torch.tensor(K[400:])} if below else {}
     _, found, _ = chosen(K, b, split=(400, 20), convex=True, **more)
-    assert found.reason is Reason.NEGATIVE_CURVATURE
+    assert found.reason is LinearStatus.NEGATIVE_CURVATURE
     d = found.direction.ravel().numpy()
     assert d @ K @ d < 0
 
@@ -265,23 +265,23 @@ def test_an_indefinite_reduced_hessian_is_factorised():
     K, b = kkt(400, 50, shift=-0.2), normal(450, 0)
     which, found, _ = chosen(K, b, split=(400, 50))
     assert which == "direct"
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
 
 
 def test_what_is_too_large_stays_with_products():
     K, b = indefinite(300, condition=1e3), normal(300, 0)
     which, found, _ = chosen(K, b, 1e-6, method=AutoLinear(dense=200))
     assert which == "minres"
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
 
 
 def test_a_missed_tolerance_is_tried_by_direct():
     """Badly scaled: MINRES alone misses it by far."""
     K, b = kkt(200, 60, scales=2), normal(260, 0)
-    assert run(Minres(), K, b, 1e-6).reason is not Reason.SOLVED
+    assert run(Minres(), K, b, 1e-6).reason is not LinearStatus.SOLVED
     which, found, _ = chosen(K, b, 1e-6)
     assert which == "direct"
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
 
 
 def test_a_preconditioner_is_used():
@@ -297,7 +297,7 @@ def test_a_slow_projection_gives_way_to_a_factorisation(shift):
     K, b = kkt(600, 20, shift=shift), normal(620, 0)
     which, found, prepared = chosen(K, b, 1e-7, split=(600, 20), below=lambda: torch.tensor(K[600:]))
     assert which == ("projected" if shift == 1e-1 else "direct")
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert found.products + prepared.spent <= (100 if shift == 1e-1 else 620 + 100)
 
 
@@ -332,7 +332,7 @@ def test_batches_that_do_not_pay_are_left_alone():
     K, b = indefinite(200, condition=1e6), normal(200, 0)
     counted = Timed(K, each=1e-3)
     prepared, found = counted.solve(AutoLinear(measure=True), b, 1e-7)
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert not prepared.batched
     assert found.products + prepared.spent == counted.count
 
@@ -340,12 +340,12 @@ def test_batches_that_do_not_pay_are_left_alone():
 def test_singular_and_not_finite_operators():
     K = singular(200, 150)
     b = K @ normal(200, 0)
-    assert run(AutoLinear(), K, b, 1e-8).reason is Reason.SOLVED
+    assert run(AutoLinear(), K, b, 1e-8).reason is LinearStatus.SOLVED
     found = run(AutoLinear(), K, normal(200, 1), 1e-8)
-    assert found.reason is Reason.LEAST_SQUARES
+    assert found.reason is LinearStatus.LEAST_SQUARES
     assert array(found) == pytest.approx(np.linalg.pinv(K, rcond=1e-10) @ normal(200, 1), abs=1e-6)
     system = System(lambda v: v * np.nan, 200)
-    assert AutoLinear().solve(AutoLinear().init(system), Vec.of(torch.tensor(b)), tol=1e-8).reason is Reason.NONFINITE
+    assert AutoLinear().solve(AutoLinear().init(system), Vec.of(torch.tensor(b)), tol=1e-8).reason is LinearStatus.NONFINITE
 
 
 def test_runs_repeat_bit_for_bit():

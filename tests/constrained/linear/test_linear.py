@@ -6,7 +6,7 @@ import torch
 
 from constrained.core.errors import OptionError
 from constrained.core.vec import Vec
-from constrained.linear import CG, Minres, Reason, System
+from constrained.linear import CG, LinearStatus, Minres, System
 
 F64 = torch.float64
 N = 12
@@ -46,7 +46,7 @@ def truthful(found, A, b, tol, eps=2.3e-16):
     real = np.linalg.norm(b - A @ array(found))
     noise = eps * (np.linalg.norm(b) + np.linalg.norm(A, 2) * np.linalg.norm(array(found)))
     assert found.residual == pytest.approx(real, rel=1e-3, abs=100 * noise)
-    if found.reason is Reason.SOLVED:
+    if found.reason is LinearStatus.SOLVED:
         assert real <= 2 * tol + 1e3 * noise
 
 
@@ -68,7 +68,7 @@ DEFINITE = {
 def test_definite(method, name, seed):
     A, b = symmetric(DEFINITE[name], seed), right(seed + 50)
     found = solve(method, A, b)
-    assert found.reason is Reason.SOLVED, found
+    assert found.reason is LinearStatus.SOLVED, found
     truthful(found, A, b, 1e-10)
     assert array(found) == pytest.approx(np.linalg.solve(A, b), rel=1e-6, abs=1e-9 / DEFINITE[name].min())
 
@@ -79,7 +79,7 @@ def test_early_finish(method):
     assert solve(method, 3 * np.eye(N), right()).products <= 1 + 1 + 1
     assert solve(method, symmetric(DEFINITE["two"]), right()).products <= 2 + 1 + 1
     zero = solve(method, np.eye(N), np.zeros(N))
-    assert zero.reason is Reason.SOLVED
+    assert zero.reason is LinearStatus.SOLVED
     assert not array(zero).any()
     assert solve(method, np.array([[4.0]]), np.array([2.0])).x.tree().item() == 0.5
 
@@ -92,7 +92,7 @@ def test_ill_conditioned_is_never_solved_in_name_only(method, seed, tol):
     found = solve(method, A, b, tol)
     truthful(found, A, b, tol)
     if tol == 1e-6:
-        assert found.reason is Reason.SOLVED
+        assert found.reason is LinearStatus.SOLVED
 
 
 @pytest.mark.parametrize("method", [CG(), Minres()], ids=["CG", "Minres"])
@@ -103,7 +103,7 @@ def test_singular_consistent(method, rank, seed):
     A = symmetric(np.r_[np.linspace(1, 3, rank), np.zeros(N - rank)], seed)
     b = A @ right(seed)
     found = solve(method, A, b)
-    assert found.reason is Reason.SOLVED, found
+    assert found.reason is LinearStatus.SOLVED, found
     truthful(found, A, b, 1e-10)
     assert array(found) == pytest.approx(np.linalg.pinv(A, rcond=1e-10) @ b, abs=1e-8)
 
@@ -114,10 +114,10 @@ def test_singular_inconsistent(rank, seed):
     A = symmetric(np.r_[np.linspace(1, 3, rank), np.zeros(N - rank)], seed)
     b = right(seed)
     by_cg = solve(CG(), A, b)
-    assert by_cg.reason is Reason.SINGULAR, by_cg
+    assert by_cg.reason is LinearStatus.SINGULAR, by_cg
     truthful(by_cg, A, b, 1e-10)
     found = solve(Minres(), A, b)
-    assert found.reason is Reason.LEAST_SQUARES, found
+    assert found.reason is LinearStatus.LEAST_SQUARES, found
     truthful(found, A, b, 1e-10)
     least = np.linalg.pinv(A, rcond=1e-10) @ b
     assert array(found) == pytest.approx(least, abs=1e-6)
@@ -126,9 +126,9 @@ def test_singular_inconsistent(rank, seed):
 
 def test_zero_matrix():
     A, b = np.zeros((N, N)), right()
-    assert solve(CG(), A, b).reason is Reason.SINGULAR
+    assert solve(CG(), A, b).reason is LinearStatus.SINGULAR
     found = solve(Minres(), A, b)
-    assert found.reason is Reason.LEAST_SQUARES
+    assert found.reason is LinearStatus.LEAST_SQUARES
     assert array(found) == pytest.approx(np.zeros(N), abs=1e-12)
     assert found.residual == pytest.approx(np.linalg.norm(b))
 
@@ -136,7 +136,7 @@ def test_zero_matrix():
 def test_singular_indefinite_inconsistent():
     A, b = symmetric(np.r_[[2.0, 1.0, -1.0, -3.0], np.zeros(N - 4)]), right()
     found = solve(Minres(), A, b)
-    assert found.reason is Reason.LEAST_SQUARES
+    assert found.reason is LinearStatus.LEAST_SQUARES
     assert array(found) == pytest.approx(np.linalg.pinv(A, rcond=1e-10) @ b, abs=1e-6)
 
 
@@ -145,12 +145,12 @@ def test_singular_indefinite_inconsistent():
 def test_indefinite(values, seed):
     A, b = symmetric(values, seed), right(seed)
     found = solve(CG(), A, b)
-    assert found.reason is Reason.NEGATIVE_CURVATURE, found
+    assert found.reason is LinearStatus.NEGATIVE_CURVATURE, found
     d = found.direction.tree().numpy()
     assert d @ A @ d < 0
     truthful(found, A, b, 1e-10)
     other = solve(Minres(), A, b, 1e-8)
-    assert other.reason is Reason.SOLVED, other
+    assert other.reason is LinearStatus.SOLVED, other
     truthful(other, A, b, 1e-8)
     assert array(other) == pytest.approx(np.linalg.solve(A, b), rel=1e-4, abs=1e-4)
 
@@ -167,12 +167,12 @@ def test_products_that_are_not_finite(method, bad, after):
         return v.map(lambda t: A @ t * (bad if len(count) > after else 1.0))
 
     found = method.solve(method.init(System(product, N)), Vec.of(torch.tensor(right())), tol=1e-12)
-    assert found.reason is Reason.NONFINITE
+    assert found.reason is LinearStatus.NONFINITE
 
 
 @pytest.mark.parametrize("method", [CG(), Minres()], ids=["CG", "Minres"])
 def test_right_hand_side_that_is_not_finite(method):
-    assert solve(method, np.eye(N), np.full(N, np.nan)).reason is Reason.NONFINITE
+    assert solve(method, np.eye(N), np.full(N, np.nan)).reason is LinearStatus.NONFINITE
 
 
 def test_preconditioner():
@@ -185,7 +185,7 @@ def test_preconditioner():
     assert exact.products <= 4
     assert diagonal.products < plain.products
     for found in (diagonal, exact):
-        assert found.reason is Reason.SOLVED
+        assert found.reason is LinearStatus.SOLVED
         truthful(found, A, b, 1e-8)
         assert array(found) == pytest.approx(np.linalg.solve(A, b), rel=1e-5, abs=1e-9)
 
@@ -194,7 +194,7 @@ def test_start():
     A, b = symmetric(np.linspace(1, 4, N)), right()
     truth = np.linalg.solve(A, b)
     at_it = solve(CG(), A, b, 1e-8, start=truth)
-    assert at_it.reason is Reason.SOLVED
+    assert at_it.reason is LinearStatus.SOLVED
     assert at_it.products <= 2
     near = solve(CG(), A, b, 1e-8, start=truth + 1e-6)
     far = solve(CG(), A, b, 1e-8)
@@ -206,19 +206,19 @@ def test_start():
 def test_float32(method):
     A, b = symmetric(np.linspace(1, 4, N)), right()
     found = solve(method, A, b, 1e-5, torch.float32)
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert found.x.dtype is torch.float32
     assert array(found) == pytest.approx(np.linalg.solve(A, b), abs=1e-4)
     truthful(found, A, b, 1e-5, eps=6e-8)
     too_much = solve(method, symmetric(np.logspace(0, -3, N)), b, 1e-12, torch.float32)
-    assert too_much.reason in (Reason.SOLVED, Reason.PRECISION, Reason.MAX_STEPS)
+    assert too_much.reason in (LinearStatus.SOLVED, LinearStatus.PRECISION, LinearStatus.MAX_STEPS)
     truthful(too_much, symmetric(np.logspace(0, -3, N)), b, 1e-12, eps=6e-8)
 
 
 @pytest.mark.parametrize("method", [CG, Minres])
 def test_limit_of_steps(method):
     found = solve(method(max_steps=3), symmetric(np.logspace(0, -3, 40)), right(n=40))
-    assert found.reason is Reason.MAX_STEPS
+    assert found.reason is LinearStatus.MAX_STEPS
     assert found.products <= 5
     with pytest.raises(OptionError):
         method(max_steps=0)

@@ -8,7 +8,8 @@ from systems import Counted, array, indefinite, kkt, normal, pde, run, singular,
 
 from constrained.core.errors import Unsuitable
 from constrained.core.vec import Vec
-from constrained.linear import Minres, Reason, Sweep, System
+from constrained.linear import LinearStatus, Minres, System
+from constrained.linear.minres import Sweep
 from constrained.linear.projected_cg import ProjectedCG
 
 
@@ -19,7 +20,7 @@ def test_kkt(n, m, seed):
     """m products for the constraints, then n - m steps and a few looks."""
     K, b = kkt(n, m, seed), normal(n + m, seed)
     found = run(ProjectedCG(), K, b, 1e-8 * np.linalg.norm(b), split=(n, m))
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert array(found) == pytest.approx(np.linalg.solve(K, b), rel=1e-5, abs=1e-6)
     assert found.products <= 1.3 * (n - m) + 8
     explicit = {"split": (n, m), "matrix": lambda: torch.tensor(K)}
@@ -40,7 +41,7 @@ def test_negative_curvature(n, m, seed):
     """p in the null space of G with p'B p < 0."""
     K, b = kkt(n, m, seed, shift=-5.0), normal(n + m, seed)
     found = run(ProjectedCG(), K, b, 1e-8, split=(n, m))
-    assert found.reason is Reason.NEGATIVE_CURVATURE
+    assert found.reason is LinearStatus.NEGATIVE_CURVATURE
     d = found.direction.ravel().numpy()
     assert d @ K @ d < 0
     assert not d[n:].any()
@@ -54,17 +55,17 @@ def test_dependent_constraints(seed):
     K[39], K[:, 39] = K[38], K[:, 38]
     b = K @ normal(40, seed)
     found = run(ProjectedCG(), K, b, 1e-8, split=(30, 10))
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert array(found) == pytest.approx(np.linalg.pinv(K, rcond=1e-10) @ b, abs=1e-6)
-    assert run(ProjectedCG(), K, normal(40, seed), 1e-8, split=(30, 10)).reason is Reason.SINGULAR
+    assert run(ProjectedCG(), K, normal(40, seed), 1e-8, split=(30, 10)).reason is LinearStatus.SINGULAR
 
 
 def test_singular_reduced_hessian():
     K = kkt(30, 5)
     K[:30, :30] = np.diag(np.r_[np.ones(15), np.zeros(15)])
     found = run(ProjectedCG(), K, K @ normal(35, 0), 1e-8, split=(30, 5))
-    assert found.reason is Reason.SOLVED
-    assert run(ProjectedCG(), K, normal(35, 0), 1e-8, split=(30, 5)).reason is not Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
+    assert run(ProjectedCG(), K, normal(35, 0), 1e-8, split=(30, 5)).reason is not LinearStatus.SOLVED
 
 
 def test_regularised_constraints():
@@ -74,7 +75,7 @@ def test_regularised_constraints():
     K[30:, 30:] = -np.diag(np.linspace(0.1, 1, 10))
     b = normal(40, 0)
     found = run(ProjectedCG(), K, b, 1e-8, split=(30, 10))
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert array(found) == pytest.approx(np.linalg.solve(K, b), abs=1e-6)
 
 
@@ -84,7 +85,7 @@ def test_scaled_rows_of_the_constraints():
     K = D[:, None] * K * D
     b = normal(40, 0)
     found = run(ProjectedCG(), K, b, 1e-6, split=(30, 10))
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
 
 
 def test_constraint_preconditioner():
@@ -98,7 +99,7 @@ def test_constraint_preconditioner():
         return ProjectedCG(preconditioner=lambda v: v.map(lambda t: inverse @ t))
 
     plain, diagonal, exact = (run(method, K, b, 1e-8, split=(60, 10)) for method in (ProjectedCG(), by(P), by(K)))
-    assert {plain.reason, diagonal.reason, exact.reason} == {Reason.SOLVED}
+    assert {plain.reason, diagonal.reason, exact.reason} == {LinearStatus.SOLVED}
     assert exact.products <= 3
     assert diagonal.products < 0.6 * plain.products
 
@@ -107,10 +108,10 @@ def test_start_and_limit():
     K, b = kkt(30, 10), normal(40, 0)
     truth = np.linalg.solve(K, b)
     near = run(ProjectedCG(), K, b, 1e-6, split=(30, 10), start=truth + 1e-5 * normal(40, 1))
-    assert near.reason is Reason.SOLVED
+    assert near.reason is LinearStatus.SOLVED
     assert near.products < run(ProjectedCG(), K, b, 1e-6, split=(30, 10)).products
     few = run(ProjectedCG(max_steps=3), K, b, 1e-10, split=(30, 10))
-    assert few.reason is Reason.MAX_STEPS
+    assert few.reason is LinearStatus.MAX_STEPS
     assert few.products <= 3 + 3
 
 
@@ -122,7 +123,7 @@ def test_no_split_is_refused():
 def test_float32():
     K, b = kkt(30, 10), normal(40, 0)
     found = run(ProjectedCG(), K, b, 1e-3, torch.float32, split=(30, 10))
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert array(found) == pytest.approx(np.linalg.solve(K, b), abs=1e-1)
 
 
@@ -137,7 +138,7 @@ def test_not_finite(after, method):
 
     system = System(product, 40, split=(30, 10), below=lambda: K[30:])
     found = method.solve(method.init(system), Vec.of(torch.tensor(normal(40, 0))), tol=1e-10)
-    assert found.reason is Reason.NONFINITE
+    assert found.reason is LinearStatus.NONFINITE
     assert bool(found.x.finite())
 
 
@@ -155,7 +156,7 @@ def test_preconditioned_minres(where, seed):
     absolute = inverse_of(V @ np.diag(1 / abs(values)) @ V.T)
     method, more = (Minres(preconditioner=absolute), {}) if where == "option" else (Minres(), {"inverse": absolute})
     found = run(method, K, b, 1e-8, **more)
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert found.products <= 4
     assert array(found) == pytest.approx(np.linalg.solve(K, b), rel=1e-5, abs=1e-5)
 
@@ -171,10 +172,10 @@ def test_preconditioned_singular(seed):
     K = singular(30, 20, seed)
     M = symmetric(np.linspace(1, 3, 30), seed + 5)
     b = K @ normal(30, seed)
-    assert run(Minres(), K, b, 1e-8, inverse=inverse_of(M)).reason is Reason.SOLVED
+    assert run(Minres(), K, b, 1e-8, inverse=inverse_of(M)).reason is LinearStatus.SOLVED
     b = normal(30, seed)
     found = run(Minres(), K, b, 1e-8, inverse=inverse_of(M))
-    assert found.reason is Reason.LEAST_SQUARES
+    assert found.reason is LinearStatus.LEAST_SQUARES
     assert array(found) == pytest.approx(np.linalg.pinv(K, rcond=1e-10) @ b, abs=1e-6)
 
 
@@ -186,7 +187,7 @@ def test_what_the_recurrence_calls_solved_is_solved(seed, tol):
     found = run(Minres(), K, b, tol * np.linalg.norm(b))
     x = np.linalg.solve(K, b)
     reachable = 10 * 2.3e-16 * np.linalg.norm(K, 2) * np.linalg.norm(x) < tol * np.linalg.norm(b)
-    assert found.reason is Reason.SOLVED or not reachable
+    assert found.reason is LinearStatus.SOLVED or not reachable
 
 
 def test_restarts_gain_digits():
@@ -199,7 +200,7 @@ def test_restarts_gain_digits():
         sweep.step()
     once = np.linalg.norm(b - K @ sweep.x.tree().numpy())
     assert once > 5 * sweep.norm
-    assert run(Minres(max_steps=20_000), K, b, tol).reason is Reason.SOLVED
+    assert run(Minres(max_steps=20_000), K, b, tol).reason is LinearStatus.SOLVED
 
 
 def test_minres_start_and_estimates():
@@ -228,7 +229,7 @@ def test_steps_are_those_of_conjugate_gradients_in_the_null_space(size):
     count = []
     scipy.sparse.linalg.cg(Z.T @ K[:60, :60] @ Z, Z.T @ b[:60], rtol=5e-7, atol=0, callback=count.append)
     found = run(ProjectedCG(), K, b, 1e-6 * np.linalg.norm(Z.T @ b[:60]), split=(60, 10))
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert abs(found.products - len(count)) <= 3
     b = np.r_[size * normal(60, 0), normal(10, 1)]
     x = np.linalg.lstsq(K[60:, :60], b[60:])[0]
@@ -245,10 +246,10 @@ def test_a_watched_solve_ends_when_told():
     counted, seen = Counted(K, more={"split": (60, 10)}), []
     prepared, rhs = ProjectedCG().init(counted.system()), Vec.of(torch.tensor(b))
     whole = ProjectedCG().watched(prepared, rhs, tol=1e-8, start=None, go_on=lambda *now: seen.append(now) or True)
-    assert whole.reason is Reason.SOLVED
+    assert whole.reason is LinearStatus.SOLVED
     assert [steps for steps, _ in seen] == list(range(1, len(seen) + 1))
     assert 1e-8 < seen[-1][1] < seen[0][1]
     found = ProjectedCG().watched(prepared, rhs, tol=1e-8, start=None, go_on=lambda steps, left: steps < 3)
-    assert found.reason is Reason.MAX_STEPS
+    assert found.reason is LinearStatus.MAX_STEPS
     assert found.residual == pytest.approx(np.linalg.norm(b - K @ array(found)))
     assert found.products <= 5

@@ -10,7 +10,7 @@ from systems import F64, Counted, array, indefinite, kkt, normal, pde, run, sing
 from constrained.core.errors import OptionError, Unsuitable
 from constrained.core.options import outside
 from constrained.core.vec import Vec
-from constrained.linear import Minres, Reason, System
+from constrained.linear import LinearStatus, Minres, System
 from constrained.linear.projected_cg import ProjectedCG
 from constrained.linear.sketch import Gaussian, Kaczmarz, Sketch, one_by_one
 
@@ -30,7 +30,7 @@ def test_progressive_ends(q, d, seed):
     """At most d products and a look after each block; to the accuracy of a direct solve."""
     K, b = indefinite(d, seed), normal(d, seed)
     found = run(Sketch(block=q), K, b, 1e-9, seed=seed)
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert found.products <= d + math.ceil(d / min(q or d, d))
     assert array(found) == pytest.approx(np.linalg.solve(K, b), rel=1e-6, abs=1e-7)
     assert (0.3 if min(q or d, d) >= 4 else 0.0) < found.largest / np.linalg.norm(K, 2) <= 2
@@ -45,7 +45,7 @@ def test_progressive_on_kkt_systems(q, scales, n, m):
     d = n + m
     K, b = kkt(n, m, scales=scales), normal(d, 1)
     found = run(Sketch(block=q), K, b, 1e-9 * np.linalg.norm(b), seed=0)
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert found.products <= d + math.ceil(d / q) + 2
 
 
@@ -70,12 +70,12 @@ def test_progressive_on_singular_systems(q, rank, seed):
     pinv = np.linalg.pinv(K, rcond=1e-10)
     b = K @ normal(40, seed)
     found = run(Sketch(block=q), K, b, 1e-9, seed=seed)
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert array(found) == pytest.approx(pinv @ b, abs=1e-7)
     assert found.products <= 40 + math.ceil(40 / q)
     b = normal(40, seed)
     found = run(Sketch(block=q), K, b, 1e-9, seed=seed)
-    assert found.reason is Reason.LEAST_SQUARES
+    assert found.reason is LinearStatus.LEAST_SQUARES
     assert array(found) == pytest.approx(pinv @ b, abs=1e-7)
     assert found.products <= 40 + math.ceil(40 / q) + 2
 
@@ -88,21 +88,21 @@ def test_early_end():
     loose = run(Sketch(block=16), K, b, 1e-2 * np.linalg.norm(b), seed=0)
     assert loose.products < 192
     near = run(Sketch(block=16), K, b, 1e-2, seed=0, start=z + 1e-3 * normal(192, 2))
-    assert near.reason is Reason.SOLVED
+    assert near.reason is LinearStatus.SOLVED
     assert near.products < loose.products
     assert run(Sketch(), K, b, 1e-2, start=z).products == 1
 
 
 def test_out_of_reach_is_precision():
     found = run(Sketch(), indefinite(40, condition=1e9), normal(40, 0), 1e-15)
-    assert found.reason is Reason.PRECISION
+    assert found.reason is LinearStatus.PRECISION
     assert found.residual < 1e-4
 
 
 def test_float32():
     K, b = indefinite(40), normal(40, 0)
     found = run(Sketch(block=8), K, b, 1e-3, torch.float32)
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert array(found) == pytest.approx(np.linalg.solve(K, b), abs=1e-1)
 
 
@@ -130,7 +130,7 @@ def test_linear_methods(method, seed, case):
     ]
     b = K @ normal(12, seed)
     found = run(method, K, b, 1e-6, seed=seed, **rows(K))
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert array(found) == pytest.approx(np.linalg.pinv(K, rcond=1e-10) @ b, abs=1e-4)
 
 
@@ -138,7 +138,7 @@ def test_linear_methods(method, seed, case):
 def test_no_convergence_is_noticed(method):
     K, b = singular(12, 8), normal(12, 0)
     found = run(method, K, b, 1e-6, **rows(K))
-    assert found.reason is Reason.STALLED
+    assert found.reason is LinearStatus.STALLED
 
 
 @pytest.mark.parametrize("method", [Gaussian(max_steps=120), Kaczmarz(max_steps=120)])
@@ -146,10 +146,10 @@ def test_the_paper_methods_stop_at_their_cap(method):
     """Steps of Gaussian are products, steps of Kaczmarz rows; both look three times: after 50, 100 and 120 steps."""
     K, b = indefinite(12, condition=1e6), normal(12, 0)
     found = run(method, K, b, 1e-12, **rows(K))
-    assert found.reason is Reason.MAX_STEPS
+    assert found.reason is LinearStatus.MAX_STEPS
     assert found.products == (123 if isinstance(method, Gaussian) else 3)
     capped = run(Sketch(memory=0, block=2, max_steps=5), K, b, 1e-12)
-    assert capped.reason is Reason.MAX_STEPS
+    assert capped.reason is LinearStatus.MAX_STEPS
     assert capped.products == 15
 
 
@@ -158,9 +158,9 @@ def test_kaczmarz_needs_rows():
         Kaczmarz().init(System(lambda v: v, 3))
     K = pde(3)[0]
     found = run(Kaczmarz(), K, K @ np.ones(27), 0.3, sparse=lambda: K)
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     zero = np.zeros((3, 3))
-    assert run(Kaczmarz(), zero, np.ones(3), **rows(zero)).reason is Reason.SINGULAR
+    assert run(Kaczmarz(), zero, np.ones(3), **rows(zero)).reason is LinearStatus.SINGULAR
     half = np.diag([1.0, 0.0, 2.0])
     assert array(run(Kaczmarz(), half, np.array([1.0, 0.0, 2.0]), **rows(half))) == pytest.approx([1, 0, 1])
 
@@ -170,7 +170,7 @@ def test_a_window_is_enough_where_rounding_is(window):
     """S = r with the last direction is SYMMLQ: two products a step, d steps in exact arithmetic."""
     K, b = symmetric(np.linspace(1, 4, 40)), normal(40, 0)
     found = run(Sketch(memory=window), K, b, 1e-8)
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     assert found.products <= 2 * 41
 
 
@@ -200,7 +200,7 @@ def test_not_finite(method, bad, after):
 
     system = System(product, 12, products=product, matrix=lambda: K)
     found = method.solve(method.init(system), Vec.of(torch.tensor(normal(12, 0))), tol=1e-13)
-    assert found.reason is Reason.NONFINITE
+    assert found.reason is LinearStatus.NONFINITE
     assert bool(found.x.finite())
 
 
@@ -211,7 +211,7 @@ def test_zero_right_hand_side_and_trees(method):
     system = System(lambda v: v.unravel(K @ v.ravel()), 5, like=like, matrix=lambda: K)
     prepared = method.init(system)
     found = method.solve(prepared, like, tol=1e-8)
-    assert (found.reason, found.products) == (Reason.SOLVED, 0)
+    assert (found.reason, found.products) == (LinearStatus.SOLVED, 0)
     b = like.unravel(torch.arange(5.0, dtype=F64))
     found = method.solve(prepared, b, tol=1e-5)
     assert found.x.tree()["a"].shape == (2, 2)
@@ -229,7 +229,7 @@ def test_options_out_of_range(cls):
 def products(method, K, b, tol, **more):
     counted = Counted(K, more=more)
     found = method.solve(method.init(counted.system()), Vec.of(torch.tensor(b)), tol=tol * np.linalg.norm(b))
-    assert found.reason is Reason.SOLVED
+    assert found.reason is LinearStatus.SOLVED
     return counted.count
 
 

@@ -11,7 +11,7 @@ from scipy.optimize import lsq_linear, minimize
 
 from constrained.core.errors import ProblemError
 from constrained.core.vec import Vec
-from constrained.descent import Reason, minimise
+from constrained.descent import DescentStatus, minimise
 from constrained.descent.face_lbfgs import FaceLBFGS
 from constrained.polyhedron import Polyhedron
 from constrained.sets import Ball, Box, Simplex
@@ -221,7 +221,7 @@ def test_face_lbfgs_against_scipy(seed):
         return float((gap**2).sum() / 2 + (x.leaves[0] ** 4).sum() / 4), x.like([gap + x.leaves[0] ** 3])
 
     found = minimise(FaceLBFGS(), objective, vec(np.zeros(n)), tol=1e-10, X=Polyhedron(A, b))
-    assert found.reason is Reason.CONVERGED
+    assert found.reason is DescentStatus.CONVERGED
     rows = [{"type": "ineq", "fun": lambda x: b - A @ x}]
     known = minimize(lambda x: np.sum((x - target) ** 2) / 2 + np.sum(x**4) / 4, np.zeros(n), constraints=rows, tol=1e-14)
     np.testing.assert_allclose(found.x.tree().numpy(), known.x, atol=1e-5)

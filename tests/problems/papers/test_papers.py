@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from constrained import Sketch, Vec
-from constrained.linear import Reason
+from constrained.linear import LinearStatus
 from constrained.newton.kkt_system import kkt_system
 from problems import pl_toy, quadratic
 from problems.__main__ import main
@@ -119,7 +119,7 @@ def test_a_sketch_takes_at_most_a_product_an_unknown_and_a_check_a_block():
         system, b = kkt_system(at, torch.ones_like(at.lam)), Vec.of(-torch.cat([at.gradient, at.tape.c]))
         for q in (1, 4, None):
             found = Sketch(block=q).solve(system, b, tol=1e-8 * float(b.norm()))
-            exhausted = found.reason is Reason.LEAST_SQUARES  # two looks more, to say so
+            exhausted = found.reason is LinearStatus.LEAST_SQUARES  # two looks more, to say so
             checks = math.ceil(system.size / (q or 128))
             assert found.products <= system.size + checks + 2 * exhausted, (name, q, found)
 
