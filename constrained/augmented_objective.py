@@ -16,13 +16,14 @@ from .core.derivatives.objective import Draw, Objective
 from .core.derivatives.tape import Tape
 from .core.errors import Unsuitable
 from .core.vec import Vec
+from .descent import Reformulation
 from .linear import Product
 from .oracle import ConstrainedOracle
 
 NOTHING = Objective("nothing", lambda x: torch.zeros(()), Calls())  # the objective of the tape of h
 
 
-class Augmented:
+class AugmentedObjective(Reformulation):
     """A at (lam, mu, rho), f on the given draw, on all of the data without one: value and gradient, and Hessian-vector products.
 
     `products` raises Unsuitable, naming the function, where second derivatives are missing.
@@ -30,6 +31,7 @@ class Augmented:
 
     def __init__(self, oracle: ConstrainedOracle, lam: Tensor, mu: Tensor, rho: float, draw: Draw | None = None):
         self.oracle, self.lam, self.mu, self.rho, self.draw = oracle, lam, mu, rho, draw
+        self.set = oracle.X
         self._last: tuple[Vec, Tape, Tape | None] | None = None  # products are asked for where the value was
 
     def __call__(self, x: Vec) -> tuple[float, Vec]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import enum
 import hashlib
 import json
 from pathlib import Path
@@ -32,7 +33,7 @@ def digest(tree: Any) -> str:
             found.update(f"{leaf.dtype} {tuple(leaf.shape)}".encode())
             found.update(leaf.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         else:
-            found.update((leaf.name if hasattr(leaf, "name") else repr(leaf)).encode())
+            found.update(repr(leaf.name if isinstance(leaf, enum.Enum) else leaf).encode())
     return found.hexdigest()[:16]
 
 

@@ -11,11 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-
 from constrained.core.states import solver_state
 from constrained.core.vec import Vec
-from constrained.descent import DescentStatus, Method, residual
+from constrained.descent import DescentStatus, Method, Reformulation, residual
 from constrained.descent.curvature_pairs import Pairs
 from constrained.linear import LinearSolver, LinearStatus
 from constrained.linear.diagonal import Diagonal
@@ -23,6 +21,7 @@ from constrained.linear.diagonal import Diagonal
 from ..hypergradients.adjoint import AdjointMethod, Here, Wanted, differentiate
 from ..lower.solution import Lower
 from ..oracle import BilevelOracle
+from .accuracy import floor, tightened
 
 LINEAR = 0.1  # share of the inner accuracy below which the linear residual is kept
 
@@ -49,7 +48,7 @@ class Answer:
     linear_reason: LinearStatus
 
 
-class Hyperobjective:
+class Hyperobjective(Reformulation):
     """Phi and grad Phi as a function of x for `descent`. `response` and `best` are read back by who keeps them.
 
     lower: the method for y. inverse: finds v. theta: |g_y| is kept below theta min(1, R) / gain, R the smallest residual of Phi
@@ -69,6 +68,7 @@ class Hyperobjective:
         max_inner: int,
     ):
         self.oracle, self.lower, self.inverse, self.response = oracle, lower, inverse, response
+        self.set = oracle.X
         self.theta, self.best, self.gain, self.max_inner = theta, best, gain, max_inner
         self.evaluations = 0
         self.answer: Answer | None = None  # of the last call
@@ -76,29 +76,27 @@ class Hyperobjective:
     def __call__(self, x: Vec) -> tuple[float, Vec]:
         self.evaluations += 1
         level = Lower(self.oracle, x, self.response.diagonal.faded())
-        tol, before = self.wanted(math.inf, x), None
-        while True:
-            found = self.answer = self.at(level, tol)
-            r = residual(self.oracle.X, x, found.gradient)
-            if not math.isfinite(r) or found.reason is not DescentStatus.CONVERGED:
-                return found.value, found.gradient
-            if before is not None:
-                self.gain = max(self.gain, float((found.gradient - before[1]).norm()) / before[0])
-            # As in the penalty method: R here may be far below what the accuracy was chosen for, so tighten by steps. The first
-            # two also show what an inner error does to the gradient.
-            wanted = self.wanted(r, x)
-            if (tol <= 10 * wanted and self.gain > 0) or tol <= self.floor(x):
-                self.best = min(self.best, r)
-                return found.value, found.gradient
-            before = tol, found.gradient
-            tol = max(min(wanted, 0.1 * tol), 0.01 * tol, self.floor(x))
+        before: tuple[float, Vec] | None = None  # inner tolerance and gradient of the evaluation before
 
-    def floor(self, x: Vec) -> float:
-        return 30 * torch.finfo(x.dtype).eps
+        def evaluate(tol: float) -> float:
+            nonlocal before
+            found = self.answer = self.at(level, tol)
+            r = residual(self.set, x, found.gradient)
+            if not math.isfinite(r) or found.reason is not DescentStatus.CONVERGED:
+                return math.nan
+            if before is not None:  # two evaluations show what an inner error does to the gradient
+                self.gain = max(self.gain, float((found.gradient - before[1]).norm()) / before[0])
+            before = tol, found.gradient
+            return r
+
+        r = tightened(evaluate, lambda r: self.wanted(r, x), floor(x), unmeasured=lambda: self.gain <= 0)
+        self.best = min(self.best, r)
+        assert self.answer is not None
+        return self.answer.value, self.answer.gradient
 
     def wanted(self, r: float, x: Vec) -> float:
         """The inner residual that leaves an error of theta R in the gradient."""
-        return max(self.theta * min(1.0, self.best, r) / max(1.0, self.gain), self.floor(x))
+        return max(self.theta * min(1.0, self.best, r) / max(1.0, self.gain), floor(x))
 
     def at(self, level: Lower, tol: float) -> Answer:
         oracle, x, old = self.oracle, level.x, self.response

@@ -10,18 +10,16 @@ apart: `split` and `joined` translate the descent's.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-
-import torch
 
 from constrained.core.states import solver_state
 from constrained.core.vec import Vec
-from constrained.descent import Descent, DescentStatus, Method, residual
+from constrained.descent import Descent, DescentStatus, Method, Reformulation, residual
 from constrained.descent.curvature_pairs import Pairs
 from constrained.sets import ConvexSet, Product
 
 from ..oracle import BilevelOracle
-from .nested_penalty import Inner, solve
+from .accuracy import floor, tightened
+from .nested_penalty import Inner, inner_minimum
 
 
 def joint(x: Vec, y: Vec) -> Vec:
@@ -63,7 +61,7 @@ def joined(s: JointDescent) -> Descent:
     return Descent(s.k, u, s.value, gradient, s.residual, s.memory, s.recent, s.reason, free)
 
 
-class Penalised(ABC):
+class JointPenalty(Reformulation):
     """(f + gamma p) / max(gamma, 1). After a call: `upper` = f, `gap` = p, and `reason`, which tells a failed inner solve.
 
     The scale keeps the curvature along p that of p, whatever gamma. `best`: the smallest residual seen.
@@ -71,23 +69,19 @@ class Penalised(ABC):
 
     def __init__(self, oracle: BilevelOracle, gamma: float, best: float):
         self.oracle, self.gamma, self.best = oracle, gamma, best
-        self.U = joint_set(oracle)
+        self.set = joint_set(oracle)
         self.upper = self.gap = math.nan
-        self.reason = DescentStatus.CONVERGED
 
     @property
     def scale(self) -> float:
         return max(self.gamma, 1.0)
 
-    @abstractmethod
-    def __call__(self, u: Vec) -> tuple[float, Vec]: ...
-
     def residual(self, s: Descent) -> float:
         """R = |u - P(u - grad (f + gamma p))|, unscaled."""
-        return residual(self.U, s.x, s.gradient * self.scale)
+        return residual(self.set, s.x, s.gradient * self.scale)
 
 
-class ValueGap(Penalised):
+class ValueGap(JointPenalty):
     """p = g - v, by gradients only. `z`: the minimiser of g(x, .) at the last x, and the inner method's memory.
 
     theta: |g_y(x, z)| is kept below theta times the scaled residual, so that the error of v's gradient is a fraction of it.
@@ -100,26 +94,28 @@ class ValueGap(Penalised):
     def __call__(self, u: Vec) -> tuple[float, Vec]:
         x, y = u.tree()
         (f, g), (h_x, h_y) = self.oracle.penalised(1 / self.gamma, x, y, wrt=(0, 1))
-        share, floor = self.gamma / self.scale, 30 * torch.finfo(x.dtype).eps
-        known = self.best
-        tol = max(self.theta * min(1.0, known), floor)
-        while True:
-            v = solve(self.oracle, self.method, x, self.z, tol, self.max_inner)
+        share, least, known = self.gamma / self.scale, floor(x), self.best
+        v, grad = None, u
+
+        def evaluate(tol: float) -> float:
+            nonlocal v, grad
+            v = inner_minimum(self.oracle, self.method, x, self.z, tol, self.max_inner)
             self.z = v.inner
             grad = joint(h_x - v.x_gradient, h_y) * share
-            r = residual(self.U, u, grad)
-            # As in the nested penalty method: where R is far below what the accuracy was chosen for, tighten by steps.
-            wanted = max(self.theta * min(1.0, known, r), floor)
-            if tol <= 10 * wanted or not math.isfinite(r):
-                break
-            tol = max(wanted, 0.01 * tol)
+            return residual(self.set, u, grad)
+
+        def wanted(r: float) -> float:
+            return max(self.theta * min(1.0, known, r), least)
+
+        r = tightened(evaluate, wanted, least)
+        assert v is not None
         self.best = min(known, r) if math.isfinite(r) else known
         self.upper, self.gap = float(f), float(g) - v.g
         self.reason = v.reason if v.reason in (DescentStatus.NONFINITE, DescentStatus.UNBOUNDED) else DescentStatus.CONVERGED
         return share * (float(f) / self.gamma + self.gap), grad
 
 
-class GradientNorm(Penalised):
+class GradientNorm(JointPenalty):
     """p = |g_y|^2 / 2: one product with g_yy and one with g_xy an evaluation. The whole space for y only."""
 
     def __call__(self, u: Vec) -> tuple[float, Vec]:
@@ -128,5 +124,5 @@ class GradientNorm(Penalised):
         f, (f_x, f_y) = self.oracle.f.gradient((x, y), None, (0, 1))
         grad = joint(f_x / self.gamma + here.xy(here.y), f_y / self.gamma + here.yy(here.y)) * share
         self.upper, self.gap = float(f), 0.5 * float(here.y @ here.y)
-        self.best = min(self.best, residual(self.U, u, grad))
+        self.best = min(self.best, residual(self.set, u, grad))
         return share * (self.upper / self.gamma + self.gap), grad

@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from constrained.core.states import solver_state
 from constrained.core.vec import Vec
-from constrained.descent import DescentStatus, Method, Minimum, Pairs, minimise, residual
+from constrained.descent import DescentStatus, Method, Minimum, Pairs, Reformulation, minimise, residual
 
 from ..oracle import BilevelOracle
+from .accuracy import floor, tightened
 
 
 @solver_state("Inner")
@@ -48,7 +48,7 @@ def penalty(sigma: float, richardson: bool) -> tuple[tuple[float, float], ...]:
     return ((-1.0, sigma), (2.0, sigma / 2)) if richardson else ((1.0, sigma),)
 
 
-class Surrogate:
+class NestedPenalty(Reformulation):
     """psi~ as a function of x for `descent`. Holds the inner minimisers of the last call: read them back with `inner`.
 
     theta: the inner residuals are kept below theta sigma min(1, R), R the smallest residual of psi~ seen, so that the error of
@@ -67,31 +67,31 @@ class Surrogate:
         max_inner: int,
     ):
         self.oracle, self.method, self.theta, self.best, self.max_inner = oracle, method, theta, best, max_inner
+        self.set = oracle.X
         self.terms = penalty(sigma, richardson)
         self.smallest = min(s for _, s in self.terms)
         self.inner = inner  # (z, one y for each term)
         self.upper = self.lower = float("nan")  # f(x, y), g(x, z) of the last call
-        self.reason = DescentStatus.CONVERGED
+        self.found = math.nan, oracle.variables["x"]  # value and gradient of the last evaluation
 
     def __call__(self, x: Vec) -> tuple[float, Vec]:
-        floor, known = 30 * torch.finfo(x.dtype).eps, self.best
-        tol = max(self.theta * self.smallest * min(1.0, known), floor)
-        while True:
-            value, grad = self._at(x, tol)
-            r = residual(self.oracle.X, x, grad)
-            # R at x may be far below what the inner accuracy was chosen for (the first call knows no R at all): tighten by
-            # steps, since R itself is only as good as the inner solutions.
-            wanted = max(self.theta * self.smallest * min(1.0, known, r), floor)
-            if tol <= 10 * wanted or not math.isfinite(r):
-                self.best = min(known, r)
-                return value, grad
-            tol = max(wanted, 0.01 * tol)
+        known, least = self.best, floor(x)
 
-    def _at(self, x: Vec, tol: float) -> tuple[float, Vec]:
-        z = solve(self.oracle, self.method, x, self.inner[0], tol, self.max_inner)
+        def evaluate(tol: float) -> float:
+            self.found = self.at(x, tol)
+            return residual(self.set, x, self.found[1])
+
+        def wanted(r: float) -> float:
+            return max(self.theta * self.smallest * min(1.0, known, r), least)
+
+        self.best = min(known, tightened(evaluate, wanted, least))
+        return self.found
+
+    def at(self, x: Vec, tol: float) -> tuple[float, Vec]:
+        z = inner_minimum(self.oracle, self.method, x, self.inner[0], tol, self.max_inner)
         value, grad, solved = 0.0, None, [z]
         for (weight, sigma), start in zip(self.terms, self.inner[1:]):
-            y = solve(self.oracle, self.method, x, replace(start, sigma=sigma), tol, self.max_inner)
+            y = inner_minimum(self.oracle, self.method, x, replace(start, sigma=sigma), tol, self.max_inner)
             solved.append(y)
             value += weight * (y.f + (y.g - z.g) / sigma)
             part = (y.x_gradient - z.x_gradient) * (weight / sigma)
@@ -104,7 +104,7 @@ class Surrogate:
         return value, grad
 
 
-def solve(oracle: BilevelOracle, method: Method, x: Vec, start: Inner, tol: float, max_steps: int) -> Solved:
+def inner_minimum(oracle: BilevelOracle, method: Method, x: Vec, start: Inner, tol: float, max_steps: int) -> Solved:
     """argmin over Y of sigma f + g at x, from the last minimiser. d/dx comes with each evaluation's backward."""
     sigma = start.sigma
     last: dict[str, tuple[list[Tensor], list[Vec], Vec]] = {}

@@ -53,6 +53,7 @@ from constrained.sets import ConvexSet, Everywhere
 from ..lower.coupled_set import Coupled, coupled, join
 from ..lower.regularised_value import Saddle, solve_constrained_lower
 from ..oracle import BilevelOracle
+from ..reformulations.accuracy import answer_tolerance
 from ..reformulations.lagrangian_gap import penalised_gap
 
 PATIENCE = 50  # outer steps without a smaller R after which the inner accuracy is raised
@@ -275,7 +276,7 @@ class LVHBA(Solver[BilevelOracle, LVHBAState]):
         w = s.guess if s.stages else torch.cat([join(s.x, s.y), s.z.to(s.x.dtype)])
         x, y, z = split(set, Whole(set).project(Vec.of(w)).leaves[0])
         x, y = oracle.X.project(x), oracle.Y.project(y)
-        tol = max(1e-2 * self.tolerance, 500 * torch.finfo(y.dtype).eps)
+        tol = answer_tolerance(self.tolerance, y)
         found = solve_constrained_lower(oracle, set.rows, x, y, z, tol, method=self.inner.suited(oracle.Y))
         return Point(x, found.y, set.rows.report(found.multipliers))
 

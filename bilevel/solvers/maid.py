@@ -58,6 +58,7 @@ from constrained.linear.spectrum import Lowest, lowest, lowest_from_scratch, nor
 
 from ..lower.solution import solve_lower
 from ..oracle import BilevelOracle
+from ..reformulations.accuracy import answer_tolerance
 
 SWEEP = 4  # products of a Lanczos sweep at a new point
 ROUNDS = 10  # of the power iterations at the start; later one a step
@@ -243,7 +244,7 @@ class MAID(Solver[BilevelOracle, MAIDState]):
         return state.outcome
 
     def answer(self, oracle: BilevelOracle, state: MAIDState) -> Point:
-        tol = max(1e-2 * self.tolerance, 500 * torch.finfo(state.y.dtype).eps)
+        tol = answer_tolerance(self.tolerance, state.y)
         return Point(state.x, solve_lower(oracle, state.x, state.y, tol).x)
 
     def monitor(self, state: MAIDState) -> dict[str, float]:

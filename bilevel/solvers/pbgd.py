@@ -49,8 +49,9 @@ from constrained.descent import LBFGS, Descent, DescentStatus, Method, residual
 from ..hypergradients.adjoint import adjoint
 from ..lower.solution import solve_lower
 from ..oracle import BilevelOracle
-from ..reformulations.joint_penalty import GradientNorm, JointDescent, Penalised, ValueGap, joined, joint, joint_set, split
-from ..reformulations.nested_penalty import Inner, Surrogate
+from ..reformulations.accuracy import answer_tolerance
+from ..reformulations.joint_penalty import GradientNorm, JointDescent, JointPenalty, ValueGap, joined, joint, joint_set, split
+from ..reformulations.nested_penalty import Inner, NestedPenalty
 
 GROWTH = 10.0  # of gamma
 LARGEST = 1e7  # gamma; at most eps^(-1/2), beyond which rounding over gamma shows
@@ -140,7 +141,7 @@ class Continuation(Solver[BilevelOracle, PBGDState]):
         x, y = (s.x_found, s.y_found) if s.stages > 1 else (s.outer.x, s.outer.y)
         if s.outcome == Status.LOWER_UNSOLVED:  # to solve it now would hide that x was found at another y
             return Point(x, y)
-        tol = max(1e-2 * self.tolerance, 500 * torch.finfo(y.dtype).eps)
+        tol = answer_tolerance(self.tolerance, y)
         return Point(x, solve_lower(oracle, x, y, tol).x)
 
     def monitor(self, state: PBGDState) -> dict[str, float]:
@@ -153,7 +154,7 @@ class Continuation(Solver[BilevelOracle, PBGDState]):
         return 0.0
 
     @abstractmethod
-    def _objective(self, oracle: BilevelOracle, s: PBGDState) -> Penalised:
+    def _objective(self, oracle: BilevelOracle, s: PBGDState) -> JointPenalty:
         """(f + gamma p) / max(gamma, 1) with what the state knows."""
 
     @abstractmethod
@@ -170,8 +171,8 @@ class Continuation(Solver[BilevelOracle, PBGDState]):
     def _descend(self, oracle: BilevelOracle, s: PBGDState) -> PBGDState:
         """One outer step; where the line search fails or R no longer falls, a tenth of theta, and then a larger gamma."""
         F = self._objective(oracle, s)  # (1)
-        method = self.outer.suited(F.U)
-        moved = method.step(F, F.U, joined(s.outer))  # (2)
+        method = self.outer.suited(F.set)
+        moved = method.step(F, F.set, joined(s.outer))  # (2)
         better = moved.residual < 0.9 * s.best or moved.value < s.low - 10 * torch.finfo(moved.x.dtype).eps * abs(s.low)
         new = replace(self._read(s, F, moved), low=min(s.low, moved.value), stale=0 if better else s.stale + 1)
         if new.outcome != Status.RUNNING or (moved.reason is DescentStatus.RUNNING and new.stale <= PATIENCE):
@@ -206,9 +207,9 @@ class Continuation(Solver[BilevelOracle, PBGDState]):
         """Evaluate afresh at (x, y): at the start, and where gamma or the accuracy changed. The outer memory is kept."""
         F = self._objective(oracle, s)
         u = joint(s.outer.x, s.outer.y)
-        return self._read(s, F, self.outer.suited(F.U).init(F, F.U, u, s.outer.memory))
+        return self._read(s, F, self.outer.suited(F.set).init(F, F.set, u, s.outer.memory))
 
-    def _read(self, s: PBGDState, F: Penalised, outer: Descent) -> PBGDState:
+    def _read(self, s: PBGDState, F: JointPenalty, outer: Descent) -> PBGDState:
         """The state with what the outer method and the objective now hold."""
         status = LOWER_FAILED.get(F.reason) or UPPER_FAILED.get(outer.reason) or Status.RUNNING
         R, z = F.residual(outer), F.z if isinstance(F, ValueGap) else s.z
@@ -260,7 +261,7 @@ class VPBGD(Continuation):
         slope = (s.y_end - y) * (sigma * s.gamma)
         starts = (s.z, Inner(2 * sigma, oracle.Y.project(y + slope * 2), None), Inner(sigma, oracle.Y.project(y + slope), None))
         method = self.inner.suited(oracle.Y)
-        psi = Surrogate(oracle, method, starts, 2 * sigma, True, self.theta, self.tolerance, self.max_inner)
+        psi = NestedPenalty(oracle, method, starts, 2 * sigma, True, self.theta, self.tolerance, self.max_inner)
         return residual(oracle.X, x, psi(x)[1])
 
 
@@ -296,7 +297,7 @@ class GPBGD(Continuation):
         if self._stuck(oracle, s):
             return math.inf
         x, y = s.x_found, s.y_found
-        y = solve_lower(oracle, x, y, max(1e-2 * self.tolerance, 500 * torch.finfo(y.dtype).eps)).x
+        y = solve_lower(oracle, x, y, answer_tolerance(self.tolerance, y)).x
         here, (f_x, f_y) = oracle.g.at(x, y), oracle.f.grad(x, y)
         v = adjoint(here, f_y, 0.1 * self.tolerance)
         return residual(oracle.X, x, f_x - here.xy(v.x))

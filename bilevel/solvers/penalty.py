@@ -45,7 +45,8 @@ from constrained.descent import LBFGS, Descent, DescentStatus, Method, residual
 
 from ..lower.solution import solve_lower
 from ..oracle import BilevelOracle
-from ..reformulations.nested_penalty import Inner, Surrogate, penalty, solve
+from ..reformulations.accuracy import answer_tolerance
+from ..reformulations.nested_penalty import Inner, NestedPenalty, inner_minimum, penalty
 
 PATIENCE = 50  # outer steps without a smaller R after which the inner accuracy is raised
 LOWER_FAILED = {DescentStatus.NONFINITE: Status.NONFINITE, DescentStatus.UNBOUNDED: Status.LOWER_UNSOLVED}
@@ -165,7 +166,7 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
     def answer(self, oracle: BilevelOracle, state: PenaltyState) -> Point:
         ys = [one.y for one in state.inner[1:]]
         y = ys[1] * 2 - ys[0] if self.richardson else ys[0]
-        tol = max(1e-2 * self.tolerance, 500 * torch.finfo(y.dtype).eps)
+        tol = answer_tolerance(self.tolerance, y)
         return Point(state.x, solve_lower(oracle, state.x, oracle.Y.project(y), tol).x)
 
     def monitor(self, state: PenaltyState) -> dict[str, float]:
@@ -181,10 +182,12 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
         return (f"sigma is fixed at {self.sigma:g}: the point solves the surrogate psi_sigma, not the bilevel problem itself.",)
 
     # -- the parts of a step ----------------------------------------------------------------------------------------------
-    def _surrogate(self, oracle: BilevelOracle, s: PenaltyState) -> Surrogate:
-        return Surrogate(oracle, self.inner.suited(oracle.Y), s.inner, s.sigma, self.richardson, s.theta, s.best, self.max_inner)
+    def _surrogate(self, oracle: BilevelOracle, s: PenaltyState) -> NestedPenalty:
+        return NestedPenalty(
+            oracle, self.inner.suited(oracle.Y), s.inner, s.sigma, self.richardson, s.theta, s.best, self.max_inner
+        )
 
-    def _read(self, s: PenaltyState, psi: Surrogate, outer: Descent) -> PenaltyState:
+    def _read(self, s: PenaltyState, psi: NestedPenalty, outer: Descent) -> PenaltyState:
         """The state with what the outer method and the surrogate now hold."""
         status = LOWER_FAILED.get(psi.reason) or UPPER_FAILED.get(outer.reason) or Status.RUNNING
         return replace(
@@ -217,7 +220,7 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
         small = terms[-1][1] / 2
         tol = max(s.theta * small * min(1.0, s.best), 30 * torch.finfo(s.x.dtype).eps)
         half = replace(copy(s.inner[-1]), sigma=small)
-        z, *ys = [solve(oracle, self.inner.suited(oracle.Y), s.x, one, tol, self.max_inner) for one in (*s.inner, half)]
+        z, *ys = [inner_minimum(oracle, self.inner.suited(oracle.Y), s.x, one, tol, self.max_inner) for one in (*s.inner, half)]
         psi = [(y.x_gradient - z.x_gradient) * (1 / y.inner.sigma) for y in ys]
         bias = psi[2] * 2 - psi[1] * 3 + psi[0] if self.richardson else (psi[1] - psi[0]) * 1.5
         return 4 / 3 * float(bias.norm()), (z.inner, *(y.inner for y in ys[:-1]))

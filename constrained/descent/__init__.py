@@ -6,6 +6,7 @@ face_lbfgs        L-BFGS along the faces of a set
 newton_cg         Newton's method with conjugate gradients
 line_search       the search that they share
 curvature_pairs   the memory of L-BFGS
+reformulation     a problem written as one objective
 """
 
 from .curvature_pairs import Pairs
@@ -13,6 +14,7 @@ from .face_lbfgs import FaceLBFGS
 from .lbfgs import LBFGS, ProjectedLBFGS
 from .method import Descent, DescentStatus, Method, Minimum, Objective, minimise, residual
 from .newton_cg import NewtonCG
+from .reformulation import Reformulation
 from .spg import SPG
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Objective",
     "Pairs",
     "ProjectedLBFGS",
+    "Reformulation",
     "minimise",
     "residual",
 ]

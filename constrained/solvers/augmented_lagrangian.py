@@ -31,7 +31,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..augmented_objective import Augmented, inequality
+from ..augmented_objective import AugmentedObjective, inequality
 from ..core.options import Fraction, Positive, Steps
 from ..core.problem import Multipliers, Point
 from ..core.solver import Solver
@@ -114,7 +114,7 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
 
     def step(self, oracle: ConstrainedOracle, state: AugmentedLagrangianState) -> AugmentedLagrangianState:
         s, X = state, oracle.X
-        augmented = Augmented(oracle, s.lam, s.mu, s.rho)
+        augmented = AugmentedObjective(oracle, s.lam, s.mu, s.rho)
         tol = max(s.omega, 0.5 * self.tolerance)
         found = minimise(self.inner.suited(X), augmented, s.x, tol=tol, X=X, max_steps=self.max_inner, memory=s.memory)  # (1)
         x = found.x

@@ -36,7 +36,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..augmented_objective import Augmented, inequality
+from ..augmented_objective import AugmentedObjective, inequality
 from ..core.derivatives.objective import Draw
 from ..core.optimizers import TailAverage
 from ..core.options import Fraction, Positive, Steps
@@ -141,7 +141,7 @@ class AugmentedLagrangianSGD(Solver[ConstrainedOracle, AugmentedLagrangianSGDSta
 
     def step(self, oracle: ConstrainedOracle, state: AugmentedLagrangianSGDState) -> AugmentedLagrangianSGDState:
         s = state
-        value, grad = Augmented(oracle, s.lam, s.mu, s.rho, oracle.f.draw(s.k))(s.x)
+        value, grad = AugmentedObjective(oracle, s.lam, s.mu, s.rho, oracle.f.draw(s.k))(s.x)
         x = oracle.X.project(s.x.add(grad, -s.gamma / math.sqrt(1 + s.k / s.first)))  # (1)
         value = torch.full_like(s.value, value)
         new = replace(s, k=s.k + 1, x=x, recent=s.recent.add(x), average=s.average.add(x), value=value)  # (2)

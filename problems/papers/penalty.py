@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bilevel.reformulations.nested_penalty import Inner, Surrogate
+from bilevel.reformulations.nested_penalty import Inner, NestedPenalty
 from bilevel.solvers.f2sa import F2SA
 from bilevel.solvers.kwon import KwonDoubleLoop, KwonSingleLoop
 from bilevel.solvers.penalty_sgd import PenaltySGD
@@ -154,7 +154,7 @@ def _gap(instance: Instance, x: Tensor, sigma: float, value: float, gradient: Te
     oracle: Any = instance.problem.oracle()
     y = oracle.variables["y"]
     inner = (Inner(0.0, y, None), Inner(sigma, y, None))
-    psi = Surrogate(oracle, LBFGS(), inner, sigma, False, theta=1e-3, best=1e-5, max_inner=100_000)
+    psi = NestedPenalty(oracle, LBFGS(), inner, sigma, False, theta=1e-3, best=1e-5, max_inner=100_000)
     found, grad = psi(Vec.of(x))
     return abs(found - value), float((grad.tree() - gradient).norm())
 

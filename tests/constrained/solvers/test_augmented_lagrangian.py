@@ -9,7 +9,7 @@ from torch import Tensor
 import constrained
 from bilevel import Ball, Box, Function, Simplex, Status
 from constrained import AugmentedLagrangian, ConstrainedProblem, NewtonCG, Vec, minimize, solve
-from constrained.augmented_objective import Augmented
+from constrained.augmented_objective import AugmentedObjective
 from constrained.core.errors import ProblemError, Unsuitable
 from constrained.solvers.reference import SLSQP, TrustConstr
 
@@ -231,7 +231,7 @@ def test_products_of_the_augmented_lagrangian(lam):
     oracle = problem.oracle()
     generator = torch.Generator().manual_seed(1)
     for x in (vector(0.4, 0.9, -0.3), vector(-1.0, 0.2, 2.5)):
-        augmented = Augmented(oracle, vector(lam, -0.4), vector(0.3, lam, 0.0), 3.0)
+        augmented = AugmentedObjective(oracle, vector(lam, -0.4), vector(0.3, lam, 0.0), 3.0)
         at, v = Vec.of(x), Vec.of(torch.randn(3, generator=generator, dtype=F64))
         above, below = (augmented(at.add(v, t))[1] for t in (1e-6, -1e-6))
         augmented(at)
