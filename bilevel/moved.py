@@ -29,6 +29,8 @@ MODULES = {
     "bilevel.value": "bilevel.reformulations.differentiable_value",
 }
 NAMES = {  # of modules that were taken apart, and new names
+    "bilevel.joint.JointDescent": "bilevel.reformulations.older_files",
+    "bilevel.surrogate.Surrogate": "bilevel.reformulations.nested_penalty:NestedPenalty",
     "bilevel.adjoint.lifted": "constrained.linear.neumann",
     "bilevel.fixed_point.gmres": "constrained.linear.gmres",
     "bilevel.hypergradient.SUPPORTS": "bilevel.hypergradients.adjoint",

@@ -34,6 +34,7 @@ from bilevel import (
     MiniBatches,
     Mixture,
     Penalty,
+    PenaltyDescent,
     PenaltySGD,
     Point,
     Power,
@@ -240,7 +241,7 @@ def layered() -> Instance:
 # -- the table --------------------------------------------------------------------------------------------------------------
 FIXED_V, FIXED_G = VPBGDFixedStep(gamma=20.0, beta=0.5), GPBGDFixedStep(gamma=20.0)
 AUTO = Auto(candidates=(Implicit(), Penalty()), tol=1e-4)
-ADAM = Penalty(sigma=0.01, outer=ScalarAdam(lr=Power(scale=0.5, exponent=0.5)), max_outer=120)
+ADAM = PenaltyDescent(sigma=0.01, outer=ScalarAdam(lr=Power(scale=0.5, exponent=0.5)), max_outer=120)
 NOISY = PenaltySGD(sigma=0.1, gamma=0.5, momentum=0.0, outer=SGD(lr=Power(scale=0.1, exponent=0.25)), warmup=10)
 LOGISTIC = PenaltySGD(sigma=0.1, outer=SGD(lr=Power(scale=0.5, exponent=0.25)), warmup=10)
 BOX, SKETCHED = Box(0.0, 1.4), SketchedNewton(linear_solver=Sketch())

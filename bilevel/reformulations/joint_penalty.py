@@ -3,18 +3,15 @@
     ValueGap        p = g(x, y) - v(x),  v(x) = min over Y of g(x, .)     grad p = (g_x(x, y) - g_x(x, z), g_y(x, y))
     GradientNorm    p = |g_y(x, y)|^2 / 2                                 grad p = (g_xy g_y, g_yy g_y)
 
-z is a minimiser of g(x, .), found from the last one. Source: Shen and Chen, arXiv 2302.05185. A state holds its variables
-apart: `split` and `joined` translate the descent's.
+z is a minimiser of g(x, .), found from the last one. Source: Shen and Chen, arXiv 2302.05185.
 """
 
 from __future__ import annotations
 
 import math
 
-from constrained.core.states import solver_state
 from constrained.core.vec import Vec
 from constrained.descent import Descent, DescentStatus, Method, Reformulation, residual
-from constrained.descent.curvature_pairs import Pairs
 from constrained.sets import ConvexSet, Product
 
 from ..oracle import BilevelOracle
@@ -23,42 +20,19 @@ from .nested_penalty import Inner, inner_minimum
 
 
 def joint(x: Vec, y: Vec) -> Vec:
-    """u = (x, y); `u.tree()` gives the two back."""
+    """u = (x, y); `apart` gives the two back."""
     return Vec.of((x, y))
+
+
+def apart(u: Vec) -> tuple[Vec, Vec]:
+    """(x, y) of u."""
+    x, y = u.tree()
+    return x, y
 
 
 def joint_set(oracle: BilevelOracle) -> ConvexSet:
     """X x Y."""
     return Product({0: oracle.X, 1: oracle.Y})
-
-
-@solver_state("JointDescent")
-class JointDescent:
-    """A `Descent` in u = (x, y) with the variables apart."""
-
-    k: int
-    x: Vec
-    y: Vec
-    value: float
-    x_gradient: Vec
-    y_gradient: Vec
-    residual: float
-    memory: Pairs | float | None
-    recent: tuple[float, ...]
-    reason: DescentStatus
-    free: tuple[Vec, Vec] | None
-
-
-def split(s: Descent) -> JointDescent:
-    (x, y), (x_gradient, y_gradient) = s.x.tree(), s.gradient.tree()
-    free = None if s.free is None else s.free.tree()
-    return JointDescent(s.k, x, y, s.value, x_gradient, y_gradient, s.residual, s.memory, s.recent, s.reason, free)
-
-
-def joined(s: JointDescent) -> Descent:
-    u, gradient = joint(s.x, s.y), joint(s.x_gradient, s.y_gradient)
-    free = None if s.free is None else joint(*s.free)
-    return Descent(s.k, u, s.value, gradient, s.residual, s.memory, s.recent, s.reason, free)
 
 
 class JointPenalty(Reformulation):
@@ -92,7 +66,7 @@ class ValueGap(JointPenalty):
         self.method, self.z, self.theta, self.max_inner = method, z, theta, max_inner
 
     def __call__(self, u: Vec) -> tuple[float, Vec]:
-        x, y = u.tree()
+        x, y = apart(u)
         (f, g), (h_x, h_y) = self.oracle.penalised(1 / self.gamma, x, y, wrt=(0, 1))
         share, least, known = self.gamma / self.scale, floor(x), self.best
         v, grad = None, u
@@ -119,7 +93,7 @@ class GradientNorm(JointPenalty):
     """p = |g_y|^2 / 2: one product with g_yy and one with g_xy an evaluation. The whole space for y only."""
 
     def __call__(self, u: Vec) -> tuple[float, Vec]:
-        x, y = u.tree()
+        x, y = apart(u)
         here, share = self.oracle.g.at(x, y), self.gamma / self.scale
         f, (f_x, f_y) = self.oracle.f.gradient((x, y), None, (0, 1))
         grad = joint(f_x / self.gamma + here.xy(here.y), f_y / self.gamma + here.yy(here.y)) * share

@@ -13,7 +13,7 @@ from .lv_hba_single import LVHBASingleLoop
 from .maid import MAID
 from .pbgd import GPBGD, VPBGD
 from .pbgd_fixed import GPBGDFixedStep, VPBGDFixedStep
-from .penalty import Penalty
+from .penalty import Penalty, PenaltyDescent
 from .penalty_sgd import PenaltySGD
 from .scalebio import ScaleBiO
 from .soba import SOBA
@@ -33,6 +33,7 @@ __all__ = [
     "KwonSingleLoop",
     "LVHBASingleLoop",
     "Penalty",
+    "PenaltyDescent",
     "PenaltySGD",
     "ScaleBiO",
     "StocBiO",

@@ -26,11 +26,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from constrained.core.options import Fraction, Positive, Steps
 from constrained.core.problem import Point
-from constrained.core.solver import Solver
 from constrained.core.states import solver_state
 from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
@@ -42,38 +41,37 @@ from constrained.linear.diagonal import Diagonal
 from ..hypergradients.adjoint import AdjointMethod
 from ..lower.solution import Lower
 from ..oracle import BilevelOracle
+from ..reformulations.continuation import Continuation, Stage, verdict
 from ..reformulations.hyperobjective import Hyperobjective, Response
 
-PATIENCE = 50  # outer steps without a smaller R after which the inner accuracy is raised
 STILL = 1e-8  # a relative step; without a smaller R it counts as a fifth of the patience: x is at a kink
-TIGHTEST = 1e-6  # times theta
 BLAMED = 1e-3  # of R: a smaller change of the gradient, by ten times the accuracy, is not why the search failed
-UNSOLVED = (DescentStatus.UNBOUNDED, DescentStatus.MAX_STEPS, DescentStatus.LINE_SEARCH)
-LOWER_FAILED = {DescentStatus.NONFINITE: Status.NONFINITE, **dict.fromkeys(UNSOLVED, Status.LOWER_UNSOLVED)}
-UPPER_FAILED = {DescentStatus.NONFINITE: Status.NONFINITE, DescentStatus.UNBOUNDED: Status.UNBOUNDED}
-LINEAR_FAILED = {LinearStatus.LEAST_SQUARES: Status.SINGULAR, LinearStatus.NEGATIVE_CURVATURE: Status.LOWER_UNSOLVED}
+UNSOLVED = (DescentStatus.MAX_STEPS, DescentStatus.LINE_SEARCH)
+LINEAR = {LinearStatus.LEAST_SQUARES: Status.SINGULAR, LinearStatus.NEGATIVE_CURVATURE: Status.LOWER_UNSOLVED}
 
 
 @solver_state("ImplicitState")
-class ImplicitState:
+class ImplicitState(Stage):
     """Where the minimisation of Phi stands."""
 
-    k: int  # completed outer steps
-    x: Vec
     response: Response  # y, v and the lower method's memory
-    outer: Descent  # the outer method's own state
-    theta: float  # inner accuracy
-    best: float  # smallest R seen
     gain: float  # |change of grad Phi| that a unit of |g_y| makes, as measured
-    stale: int  # steps since R last fell
     evaluations: int  # of Phi and grad Phi
     lower: float  # |y - P_Y(y - g_y)|
     linear: float  # |f_y - g_yy v|
-    outcome: Status
+
+    @property
+    def x(self) -> Vec:
+        return self.outer.x
+
+    @staticmethod
+    def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
+        """0.1.0 kept x twice, and R in `outer` alone."""
+        return {**{name: value for name, value in fields.items() if name != "x"}, "residual": fields["outer"].residual}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Implicit(Solver[BilevelOracle, ImplicitState]):
+class Implicit(Continuation[ImplicitState, Hyperobjective]):
     """Implicit differentiation: full precision where the lower level has one smooth solution, nothing to tune.
 
     grad Phi = f_x - g_xy v with g_yy v = f_y at y = argmin over Y of g(x, .); where Y is a set, on its tangent at y.
@@ -99,7 +97,6 @@ class Implicit(Solver[BilevelOracle, ImplicitState]):
     """
 
     supports: ClassVar[Feature] = Feature.LOWER | Feature.X_SET | Feature.Y_SET
-    requires: ClassVar[Feature] = Feature.LOWER
 
     tol: Positive | None = None
     inverse: LinearSolver | AdjointMethod = CG()
@@ -109,37 +106,43 @@ class Implicit(Solver[BilevelOracle, ImplicitState]):
     max_outer: Steps = 1000
     max_inner: Steps = 10_000
 
-    @property
-    def max_steps(self) -> int | None:
-        return self.max_outer
-
     def init(self, oracle: BilevelOracle, start: Point) -> ImplicitState:
-        phi = self._phi(oracle, Response(start.y, start.y.zeros(), None, Diagonal.blank(start.y)), self.theta, math.inf, 0.0)
-        outer = self.outer.suited(oracle.X).init(phi, oracle.X, start.x)
         blank = ImplicitState(
-            0, start.x, phi.response, outer, self.theta, math.inf, 0.0, 0, 0, math.inf, math.inf, Status.RUNNING
+            k=0,
+            outer=Descent.blank(start.x),
+            theta=self.theta,
+            residual=math.inf,
+            best=math.inf,
+            stale=0,
+            outcome=Status.RUNNING,
+            response=Response(start.y, start.y.zeros(), None, Diagonal.blank(start.y)),
+            gain=0.0,
+            evaluations=0,
+            lower=math.inf,
+            linear=math.inf,
         )
-        return self._read(blank, phi, outer)
+        return self.refreshed(oracle, blank)
 
-    def step(self, oracle: BilevelOracle, state: ImplicitState) -> ImplicitState:
-        s = replace(state, k=state.k + 1)
-        phi = self._phi(oracle, s.response, s.theta, s.best, s.gain)
-        moved = self.outer.suited(oracle.X).step(phi, oracle.X, s.outer)  # (1), (2)
-        new = self._read(s, phi, moved)
-        still = float((moved.x - s.x).norm()) <= STILL * (1.0 + float(s.x.norm()))
-        new = replace(new, stale=0 if moved.residual < 0.9 * s.best else s.stale + (PATIENCE // 5 if still else 1))
-        if new.outcome != Status.RUNNING or (moved.reason is DescentStatus.RUNNING and new.stale <= PATIENCE):
-            return new
-        if new.theta > self.theta * TIGHTEST:
-            theta = 0.1 * new.theta if new.theta == self.theta else TIGHTEST * self.theta
-            again = self._again(oracle, replace(new, theta=theta, stale=0))  # (3)
-            if float((again.outer.gradient - moved.gradient).norm()) > BLAMED * moved.residual or again.outcome != Status.RUNNING:
-                return again
-            new = again
-        return replace(new, outcome=Status.LINE_SEARCH if moved.reason is DescentStatus.LINE_SEARCH else Status.PRECISION)
+    def enough(self, s: ImplicitState) -> float:
+        """There is one stage (4)."""
+        return self.tolerance
 
-    def terminate(self, oracle: BilevelOracle, state: ImplicitState) -> Status:
-        return state.outcome
+    def next_stage(self, oracle: BilevelOracle, s: ImplicitState) -> ImplicitState:
+        return replace(s, outcome=Status.CONVERGED)
+
+    def counted(self, before: ImplicitState, after: ImplicitState) -> ImplicitState:
+        if after.residual < 0.9 * before.best:
+            return replace(after, stale=0)
+        still = float((after.x - before.x).norm()) <= STILL * (1.0 + float(before.x.norm()))
+        return replace(after, stale=before.stale + (self.patience // 5 if still else 1))
+
+    def tighter(self, theta: float) -> float:
+        """(3)"""
+        return 0.1 * theta if theta == self.theta else self.tightest * self.theta
+
+    def helped(self, before: ImplicitState, after: ImplicitState) -> bool:
+        change = float((after.outer.gradient - before.outer.gradient).norm())
+        return change > BLAMED * before.outer.residual or after.outcome is not Status.RUNNING
 
     def answer(self, oracle: BilevelOracle, state: ImplicitState) -> Point:
         level = Lower(oracle, state.x, state.response.diagonal.faded())  # the last trial's y may be of another x
@@ -154,35 +157,31 @@ class Implicit(Solver[BilevelOracle, ImplicitState]):
             return ("The gradient of the hyper-objective may jump here: where y reaches a face of Y, or g has a kink.",)
         return ()
 
-    # -- the parts of a step ----------------------------------------------------------------------------------------------
-    def _phi(self, oracle: BilevelOracle, response: Response, theta: float, best: float, gain: float) -> Hyperobjective:
+    # -- the stage --------------------------------------------------------------------------------------------------------
+    def objective(self, oracle: BilevelOracle, s: ImplicitState) -> Hyperobjective:
+        """Phi, solved inside to theta (1)."""
         lower = self.lower.suited(oracle.Y)
-        return Hyperobjective(oracle, lower, self.inverse, response, theta, best, gain, self.max_inner)
+        return Hyperobjective(oracle, lower, self.inverse, s.response, s.theta, s.best, s.gain, self.max_inner)
 
-    def _read(self, s: ImplicitState, phi: Hyperobjective, outer: Descent) -> ImplicitState:
-        """The state with what the outer method and the hyper-objective now hold, and the verdict."""
-        found = phi.answer
-        if found is None:
+    def read(self, oracle: BilevelOracle, s: ImplicitState, objective: Hyperobjective, outer: Descent) -> ImplicitState:
+        found = objective.answer
+        if found is None:  # the search ended before it looked anywhere
             return replace(s, outer=outer)
-        new = replace(
+        reason = DescentStatus.UNBOUNDED if found.reason in UNSOLVED else found.reason
+        status = verdict(reason, outer.reason)
+        if status is Status.RUNNING:
+            status = LINEAR.get(found.linear_reason, status)
+        if status is Status.RUNNING and outer.residual <= self.tolerance:  # (4)
+            status = Status.CONVERGED
+        return replace(
             s,
-            x=outer.x,
             outer=outer,
-            response=phi.response,
-            best=phi.best,
-            gain=phi.gain,
-            evaluations=s.evaluations + phi.evaluations,
+            residual=outer.residual,
+            best=objective.best,
+            outcome=status,
+            response=objective.response,
+            gain=objective.gain,
+            evaluations=s.evaluations + objective.evaluations,
             lower=found.lower,
             linear=found.linear,
         )
-        status = LOWER_FAILED.get(found.reason) or UPPER_FAILED.get(outer.reason) or Status.RUNNING
-        if status is Status.RUNNING:
-            status = LINEAR_FAILED.get(found.linear_reason, status)
-        if status is Status.RUNNING and outer.residual <= self.tolerance:  # (4)
-            status = Status.CONVERGED
-        return replace(new, outcome=status)
-
-    def _again(self, oracle: BilevelOracle, s: ImplicitState) -> ImplicitState:
-        """Evaluate afresh at x, more accurately. The outer memory is kept."""
-        phi, method = self._phi(oracle, s.response, s.theta, s.best, s.gain), self.outer.suited(oracle.X)
-        return self._read(s, phi, method.init(phi, oracle.X, s.x, s.outer.memory))

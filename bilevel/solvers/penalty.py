@@ -8,7 +8,7 @@ Reformulation
     psi_s(x) = (min_y [s f + g](x, y) - min_z g(x, z)) / s  ->  min_{y in S(x)} f(x, y)  as s -> 0, with bias O(s);
     psi~ = 2 psi_{s/2} - psi_s has bias O(s^2).
 
-Algorithm (tuning-free deterministic form; s starts at 1)
+Algorithm (tuning-free deterministic form; s starts at 1; the loop around (1) and (2) is `reformulations/continuation.py`)
     (1) z, y_s, y_{s/2} <- minimisers of g, s f + g, (s/2) f + g at x, warm-started, to a residual theta (s/2) min(1, R)
     (2) x <- one step of the outer method on psi~ (L-BFGS; projected on a set X); if its line search fails, theta <- theta/10
     (3) when R = |x - P_X(x - grad psi~)| <= max(tol, s^2/10) / 2:  bias b = 4/3 |grad psi~_{s/2} - grad psi~_s|
@@ -29,60 +29,65 @@ References
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import fields as dataclass_fields
+from typing import Any, ClassVar
 
 import torch
 
-from constrained.core.optimizers import Optimizer, OptState
+from constrained.core.optimizers import Optimizer, OptState, ScalarAdam
 from constrained.core.options import Fraction, Positive, Steps, at
 from constrained.core.problem import Point
 from constrained.core.solver import Solver
 from constrained.core.states import solver_state
 from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec, copy
-from constrained.descent import LBFGS, Descent, DescentStatus, Method, residual
+from constrained.descent import LBFGS, Descent, Method, residual
 
 from ..lower.solution import solve_lower
 from ..oracle import BilevelOracle
 from ..reformulations.accuracy import answer_tolerance
+from ..reformulations.continuation import LOWER, Continuation, Stage, verdict
 from ..reformulations.nested_penalty import Inner, NestedPenalty, inner_minimum, penalty
-
-PATIENCE = 50  # outer steps without a smaller R after which the inner accuracy is raised
-LOWER_FAILED = {DescentStatus.NONFINITE: Status.NONFINITE, DescentStatus.UNBOUNDED: Status.LOWER_UNSOLVED}
-UPPER_FAILED = {DescentStatus.NONFINITE: Status.NONFINITE, DescentStatus.UNBOUNDED: Status.UNBOUNDED}
 
 
 @solver_state("PenaltyState")
-class PenaltyState:
+class PenaltyState(Stage):
     """Where the continuation stands."""
 
-    k: int  # completed outer steps
-    x: Vec
     sigma: float
     inner: tuple[Inner, ...]  # z, then one minimiser a penalty
-    outer: Descent | OptState  # the outer method's own state
-    theta: float  # inner accuracy
-    residual: float  # R at x (an Optimizer: at the x before)
-    best: float  # smallest R seen
-    stale: int  # steps since R last fell
     bias: float  # last measured b
     stage: Vec  # x at the end of the stage before
-    value: float  # psi~
     upper: float  # f at the penalised y
     lower: float  # g at z
-    outcome: Status
+
+    @property
+    def x(self) -> Vec:
+        return self.outer.x
+
+    @staticmethod
+    def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
+        """0.1.0 kept x and psi~ twice."""
+        return {name: value for name, value in fields.items() if name not in ("x", "value")}
+
+    @staticmethod
+    def successor(fields: Mapping[str, Any]) -> type | None:
+        """In 0.1.0 a state with an Optimizer's memory was of this class too."""
+        return PenaltyDescentState if isinstance(fields["outer"], dict) else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Penalty(Solver[BilevelOracle, PenaltyState]):
+class Penalty(Continuation[PenaltyState, NestedPenalty]):
     """Penalty method by continuation, without second derivatives and without anything to tune.
 
     psi~ = 2 psi_{s/2} - psi_s,  psi_s(x) = (min_y [s f + g] - min_z g) / s;  s shrinks until the measured bias is below tol.
 
     tol: on the residuals (None: 1e-6 in float64, 1e-3 in float32). sigma: None is the continuation; a number fixes the penalty
     and the answer then solves a regularised surrogate. richardson: extrapolate. outer: LBFGS() (ProjectedLBFGS where X is a
-    Box, SPG on other sets), or an Optimizer such as ScalarAdam(). inner: the same for the lower variable. theta: inner accuracy
+    Box, SPG on other sets); `PenaltyDescent` takes an Optimizer. inner: the same for the lower variable. theta: inner accuracy
     relative to the outer residual. max_outer: outer steps. max_inner: steps of one inner minimisation.
 
     A step costs, for each trial point of the outer method, three inner minimisations (two without Richardson); each of their
@@ -95,52 +100,48 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
     """
 
     supports: ClassVar[Feature] = Feature.LOWER | Feature.X_SET | Feature.Y_SET | Feature.NO_HVP
-    requires: ClassVar[Feature] = Feature.LOWER
 
     tol: Positive | None = None
     sigma: Positive | None = None
     richardson: bool = True
-    outer: Method | Optimizer = LBFGS()
+    outer: Method = LBFGS()
     inner: Method = LBFGS()
     theta: Fraction = 0.1
     max_outer: Steps = 1000
     max_inner: Steps = 10_000
 
-    @property
-    def max_steps(self) -> int | None:
-        return self.max_outer
+    def __new__(cls, **options: Any) -> Any:
+        """With an Optimizer as `outer` this was 0.1.0's name of `PenaltyDescent`; it goes with the next release."""
+        if not isinstance(options.get("outer"), Optimizer):
+            return super().__new__(cls)
+        warnings.warn("Penalty(outer=an Optimizer) is now PenaltyDescent(outer=...)", DeprecationWarning, stacklevel=2)
+        options = {name: value for name, value in options.items() if name != "sigma" or value is not None}
+        return PenaltyDescent(**{"sigma": 1.0, **options})
 
     @property
     def exact(self) -> bool:
         return self.sigma is None
 
     def init(self, oracle: BilevelOracle, start: Point) -> PenaltyState:
-        x, sigma, inf = start.x, self.sigma or 1.0, math.inf
-        inner = tuple(Inner(s, start.y, None) for s in (0.0, *(s for _, s in penalty(sigma, self.richardson))))
-        blank = PenaltyState(0, x, sigma, inner, {}, self.theta, inf, inf, 0, inf, x, inf, inf, inf, Status.RUNNING)
-        if isinstance(self.outer, Method):
-            return self._again(oracle, blank)
-        return replace(blank, outer=self.outer.init(x))
+        inf, sigma = math.inf, self.sigma or 1.0
+        blank = PenaltyState(
+            k=0,
+            outer=Descent.blank(start.x),
+            theta=self.theta,
+            residual=inf,
+            best=inf,
+            stale=0,
+            outcome=Status.RUNNING,
+            sigma=sigma,
+            inner=tuple(Inner(s, start.y, None) for s in (0.0, *(s for _, s in penalty(sigma, self.richardson)))),
+            bias=inf,
+            stage=start.x,
+            upper=inf,
+            lower=inf,
+        )
+        return self.refreshed(oracle, blank)
 
-    def step(self, oracle: BilevelOracle, state: PenaltyState) -> PenaltyState:
-        if not isinstance(self.outer, Method):
-            return self._optimizer_step(oracle, state)
-        new = replace(state, k=state.k + 1)
-        return self._descend(oracle, new) if state.residual > self._outer_tolerance(state) else self._next_stage(oracle, new)
-
-    def _descend(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
-        """One outer step; where the line search fails or R no longer falls, a tenth of theta."""
-        psi, method = self._surrogate(oracle, s), self.outer.suited(oracle.X)  # pyright: ignore[reportAttributeAccessIssue]
-        moved = method.step(psi, oracle.X, s.outer)  # (1), (2)    # pyright: ignore[reportArgumentType]
-        new = self._read(s, psi, moved)
-        new = replace(new, stale=0 if new.residual < 0.9 * s.best else s.stale + 1)
-        if new.outcome != Status.RUNNING or (moved.reason is DescentStatus.RUNNING and new.stale <= PATIENCE):
-            return new
-        if new.theta > self.theta * 1e-6:
-            return self._again(oracle, replace(new, theta=0.1 * new.theta, stale=0))  # (2)
-        return replace(new, outcome=Status.LINE_SEARCH if moved.reason is DescentStatus.LINE_SEARCH else Status.PRECISION)
-
-    def _next_stage(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
+    def next_stage(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
         """psi~ is minimised at this penalty: measure the bias, stop or shrink the penalty."""
         if self.sigma is not None:
             return replace(s, outcome=Status.MAX_STEPS)
@@ -151,23 +152,17 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
         if bias <= self.tolerance / 2:
             return new  # now R has to fall below tol / 2
         if bias >= s.bias and s.sigma <= eps ** (1 / 3):  # round-off over sigma: the stage before was better
-            return replace(new, x=s.stage, outcome=Status.PRECISION)
+            return replace(new, outer=replace(s.outer, x=s.stage), outcome=Status.PRECISION)
         sigma = s.sigma * min(max(math.sqrt(0.25 * self.tolerance / bias), 0.01), 0.5)  # (4)
         sigma = max(sigma, 4 * math.sqrt(eps))  # so that every penalty, the one that measures the bias too, is >= sqrt(eps)
         if sigma > 0.9 * s.sigma:
             return replace(new, outcome=Status.PRECISION)
         terms = penalty(sigma, self.richardson)
         inner = (inner[0], *(replace(one, sigma=smaller) for one, (_, smaller) in zip(inner[1:], terms)))
-        return self._again(oracle, replace(new, sigma=sigma, inner=inner, theta=self.theta, stale=0, stage=s.x))
-
-    def terminate(self, oracle: BilevelOracle, state: PenaltyState) -> Status:
-        return state.outcome
+        return self.refreshed(oracle, replace(new, sigma=sigma, inner=inner, theta=self.theta, stale=0, stage=s.x))
 
     def answer(self, oracle: BilevelOracle, state: PenaltyState) -> Point:
-        ys = [one.y for one in state.inner[1:]]
-        y = ys[1] * 2 - ys[0] if self.richardson else ys[0]
-        tol = answer_tolerance(self.tolerance, y)
-        return Point(state.x, solve_lower(oracle, state.x, oracle.Y.project(y), tol).x)
+        return lower_answer(oracle, state.x, state.inner, self.tolerance)
 
     def monitor(self, state: PenaltyState) -> dict[str, float]:
         return {"upper": state.upper, "lower": state.lower, "residual": state.residual, "sigma": state.sigma}
@@ -179,37 +174,28 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
             )
         if self.sigma is None:
             return ()
-        return (f"sigma is fixed at {self.sigma:g}: the point solves the surrogate psi_sigma, not the bilevel problem itself.",)
+        return (FIXED.format(self.sigma),)
 
-    # -- the parts of a step ----------------------------------------------------------------------------------------------
-    def _surrogate(self, oracle: BilevelOracle, s: PenaltyState) -> NestedPenalty:
-        return NestedPenalty(
-            oracle, self.inner.suited(oracle.Y), s.inner, s.sigma, self.richardson, s.theta, s.best, self.max_inner
-        )
+    # -- the stage --------------------------------------------------------------------------------------------------------
+    def objective(self, oracle: BilevelOracle, s: PenaltyState) -> NestedPenalty:
+        """psi~ at s.sigma (1)."""
+        method = self.inner.suited(oracle.Y)
+        return NestedPenalty(oracle, method, s.inner, s.sigma, self.richardson, s.theta, s.best, self.max_inner)
 
-    def _read(self, s: PenaltyState, psi: NestedPenalty, outer: Descent) -> PenaltyState:
-        """The state with what the outer method and the surrogate now hold."""
-        status = LOWER_FAILED.get(psi.reason) or UPPER_FAILED.get(outer.reason) or Status.RUNNING
+    def read(self, oracle: BilevelOracle, s: PenaltyState, objective: NestedPenalty, outer: Descent) -> PenaltyState:
         return replace(
             s,
-            x=outer.x,
-            inner=psi.inner,
             outer=outer,
             residual=outer.residual,
-            best=psi.best,
-            value=outer.value,
-            upper=psi.upper,
-            lower=psi.lower,
-            outcome=status,
+            best=objective.best,
+            outcome=verdict(objective.reason, outer.reason),
+            inner=objective.inner,
+            upper=objective.upper,
+            lower=objective.lower,
         )
 
-    def _again(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
-        """Evaluate afresh at x: at the start, and where the penalty or the accuracy changed. The outer memory is kept."""
-        psi, method = self._surrogate(oracle, s), self.outer.suited(oracle.X)  # pyright: ignore[reportAttributeAccessIssue]
-        memory = s.outer.memory if isinstance(s.outer, Descent) else None
-        return self._read(s, psi, method.init(psi, oracle.X, s.x, memory))
-
-    def _outer_tolerance(self, s: PenaltyState) -> float:
+    def enough(self, s: PenaltyState) -> float:
+        """(3)"""
         if self.sigma is not None:
             return self.tolerance
         return (self.tolerance if s.bias <= self.tolerance / 2 else max(self.tolerance, 0.1 * s.sigma**2)) / 2
@@ -225,24 +211,113 @@ class Penalty(Solver[BilevelOracle, PenaltyState]):
         bias = psi[2] * 2 - psi[1] * 3 + psi[0] if self.richardson else (psi[1] - psi[0]) * 1.5
         return 4 / 3 * float(bias.norm()), (z.inner, *(y.inner for y in ys[:-1]))
 
-    def _optimizer_step(self, oracle: BilevelOracle, s: PenaltyState) -> PenaltyState:
-        """x <- P_X(optimizer's step along grad psi)."""
-        assert isinstance(self.outer, Optimizer)
-        assert isinstance(s.outer, dict)
-        psi = self._surrogate(oracle, s)
-        value, grad = psi(s.x)  # (1)
-        x, outer = self.outer.update(s.x, grad.leaves, s.outer, at(self.outer.lr, s.k))  # (2)
-        status = LOWER_FAILED.get(psi.reason, Status.RUNNING)
-        return replace(
-            s,
+
+@solver_state("PenaltyDescentState")
+class PenaltyDescentState:
+    """x, the inner minimisers at the x before, and the optimizer's memory."""
+
+    k: int  # completed steps
+    x: Vec
+    inner: tuple[Inner, ...]  # z, then one minimiser a penalty
+    outer: OptState  # the optimizer's own state
+    residual: float  # R at the x before
+    best: float  # smallest R seen
+    upper: float  # f at the penalised y
+    lower: float  # g at z
+    outcome: Status
+
+    @staticmethod
+    def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
+        """From 0.1.0's PenaltyState."""
+        return {field.name: fields[field.name] for field in dataclass_fields(PenaltyDescentState)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PenaltyDescent(Solver[BilevelOracle, PenaltyDescentState]):
+    """Descent on psi~ at a fixed penalty by an optimizer's steps: for a loop with a schedule, such as Adam's.
+
+    x <- P_X(the optimizer's step along grad psi~(x)),  psi~ = 2 psi_{s/2} - psi_s, s = sigma, or psi_s without Richardson
+
+    The point solves the surrogate and not the bilevel problem, which regularises. sigma: the penalty. outer: an Optimizer such
+    as ScalarAdam(lr=...). The other options as in `Penalty`. A step costs three inner minimisations (two without Richardson). It
+    ends at max_outer.
+
+    >>> from bilevel import ScalarAdam
+    >>> PenaltyDescent(sigma=0.01, outer=ScalarAdam(lr=0.1)).sigma
+    0.01
+
+    Source: arXiv 2309.01753, the double loop with exact inner solutions.
+    """
+
+    supports: ClassVar[Feature] = Feature.LOWER | Feature.X_SET | Feature.Y_SET | Feature.NO_HVP
+    requires: ClassVar[Feature] = Feature.LOWER
+
+    tol: Positive | None = None
+    sigma: Positive = 0.1
+    richardson: bool = True
+    outer: Optimizer = ScalarAdam()
+    inner: Method = LBFGS()
+    theta: Fraction = 0.1
+    max_outer: Steps = 1000
+    max_inner: Steps = 10_000
+
+    @property
+    def max_steps(self) -> int | None:
+        return self.max_outer
+
+    @property
+    def exact(self) -> bool:
+        return False
+
+    def init(self, oracle: BilevelOracle, start: Point) -> PenaltyDescentState:
+        sigmas = (0.0, *(s for _, s in penalty(self.sigma, self.richardson)))
+        return PenaltyDescentState(
+            k=0,
+            x=start.x,
+            inner=tuple(Inner(s, start.y, None) for s in sigmas),
+            outer=self.outer.init(start.x),
+            residual=math.inf,
+            best=math.inf,
+            upper=math.inf,
+            lower=math.inf,
+            outcome=Status.RUNNING,
+        )
+
+    def step(self, oracle: BilevelOracle, state: PenaltyDescentState) -> PenaltyDescentState:
+        s, method = state, self.inner.suited(oracle.Y)
+        psi = NestedPenalty(oracle, method, s.inner, self.sigma, self.richardson, self.theta, s.best, self.max_inner)
+        _, grad = psi(s.x)
+        x, outer = self.outer.update(s.x, grad.leaves, s.outer, at(self.outer.lr, s.k))
+        return PenaltyDescentState(
             k=s.k + 1,
             x=oracle.X.project(x),
             inner=psi.inner,
             outer=outer,
             residual=residual(oracle.X, s.x, grad),
             best=psi.best,
-            value=value,
             upper=psi.upper,
             lower=psi.lower,
-            outcome=status,
+            outcome=LOWER.get(psi.reason, Status.RUNNING),
         )
+
+    def terminate(self, oracle: BilevelOracle, state: PenaltyDescentState) -> Status:
+        return state.outcome
+
+    def answer(self, oracle: BilevelOracle, state: PenaltyDescentState) -> Point:
+        return lower_answer(oracle, state.x, state.inner, self.tolerance)
+
+    def monitor(self, state: PenaltyDescentState) -> dict[str, float]:
+        return {"upper": state.upper, "lower": state.lower, "residual": state.residual, "sigma": self.sigma}
+
+    def notes(self, state: PenaltyDescentState) -> tuple[str, ...]:
+        return (FIXED.format(self.sigma),)
+
+
+FIXED = "sigma is fixed at {:g}: the point solves the surrogate psi_sigma, not the bilevel problem itself."
+
+
+def lower_answer(oracle: BilevelOracle, x: Vec, inner: tuple[Inner, ...], tol: float) -> Point:
+    """(x, the lower solution reached from the extrapolated penalised y): among several, the one that f prefers."""
+    _, *ys = (one.y for one in inner)
+    y = ys[1] * 2 - ys[0] if len(ys) > 1 else ys[0]
+    return Point(x, solve_lower(oracle, x, oracle.Y.project(y), answer_tolerance(tol, y)).x)

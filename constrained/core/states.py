@@ -27,8 +27,8 @@ ENUMS: dict[str, type[enum.Enum]] = {"Status": Status}
 def solver_state(name: str) -> Callable[[type[T]], type[T]]:
     """Make a class a frozen dataclass of tensors, Vecs, numbers, enums and other states, known to pytree and to files as `name`.
 
-    Raises OptionError where another class has the name. A class may have `upgraded(fields)`, a static method that brings the
-    fields of an older version's file up to date.
+    Raises OptionError where another class has the name. A class may have two static methods for files of older versions:
+    `upgraded(fields)` brings their fields up to date, `successor(fields)` names the class that they make now.
 
     >>> @solver_state("Walk of the states module")
     ... class Walk:
@@ -45,7 +45,7 @@ def solver_state(name: str) -> Callable[[type[T]], type[T]]:
         fields = [field.name for field in dataclasses.fields(cls)]
         register_node(cls, lambda value: ([getattr(value, f) for f in fields], None), lambda parts, _: cls(*parts), fields)
         cls.__reduce__ = lambda self: (unpickled, (name, {f: getattr(self, f) for f in fields}, cls.__module__))  # pyright: ignore
-        cls.__setstate__ = lambda self, saved: vars(self).update(fitted(cls, saved))  # pyright: ignore  # pickles of 0.1
+        cls.__setstate__ = _set_state  # pyright: ignore
         return cls
 
     return register
@@ -78,8 +78,20 @@ def name_of(cls: type) -> str | None:
 
 def rebuilt(name: str, fields: Mapping[str, Any]) -> Any:
     """The state of a file. Raises KeyError where no class has the name. 0.1 wrote it behind its module: `a.module.Name`."""
-    cls = STATES[name if name in STATES else name.rpartition(".")[2]]
+    cls = _present(STATES[name if name in STATES else name.rpartition(".")[2]], fields)
     return cls(**fitted(cls, fields))
+
+
+def _present(cls: Any, fields: Mapping[str, Any]) -> type:
+    """The class itself, or the one that such fields make since an older version."""
+    return (hasattr(cls, "successor") and cls.successor(fields)) or cls
+
+
+def _set_state(self: Any, saved: Mapping[str, Any]) -> None:
+    """What a pickle of 0.1.0 calls."""
+    cls = _present(type(self), saved)
+    object.__setattr__(self, "__class__", cls)
+    vars(self).update(fitted(cls, saved))
 
 
 def unpickled(name: str, fields: Mapping[str, Any], module: str) -> Any:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 RENAMED = {"Estimated": "EstimatedAccuracy", "Paper": "PaperAccuracy"}  # classes of options
 
 
 def upgraded(header: str) -> str:
-    """The JSON text of a header with the present names of options' classes."""
+    """The JSON text of a header with the present names of options' classes, and of the solver that its options make now."""
+    found = json.loads(_renamed(header))
+    solver = found.get("run", {}).get("solver", {})
+    if "Adam" in solver.get("Penalty", {}).get("outer", ""):
+        found["run"]["solver"] = {"PenaltyDescent": solver["Penalty"]}
+    return json.dumps(found)
+
+
+def _renamed(header: str) -> str:
     return re.sub(rf"\b({'|'.join(RENAMED)})(?=\()", lambda old: RENAMED[old[1]], header)

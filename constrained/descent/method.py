@@ -62,6 +62,11 @@ class Descent:
     reason: DescentStatus
     free: Vec | None = None
 
+    @staticmethod
+    def blank(x: Vec) -> Descent:
+        """At x, where nothing was evaluated yet."""
+        return Descent(0, x, math.inf, x.zeros(), math.inf, None, (), DescentStatus.RUNNING)
+
 
 @dataclass(frozen=True)
 class Minimum:

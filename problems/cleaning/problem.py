@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from bilevel.problem import BilevelProblem
 from bilevel.solvers.f2sa import F2SA
 from bilevel.solvers.kwon import KwonDoubleLoop, KwonSingleLoop
-from bilevel.solvers.penalty import Penalty
+from bilevel.solvers.penalty import PenaltyDescent
 from bilevel.solvers.penalty_sgd import PenaltySGD
 from constrained.core.data import MiniBatches
 from constrained.core.optimizers import ScalarAdam
@@ -79,14 +79,14 @@ def hyper_cleaning(
         lower_data=MiniBatches((data.inputs, data.given, rows), batch),
     )
     steps = problem.lower_data.steps_per_epoch  # pyright: ignore[reportAttributeAccessIssue]
-    full = Penalty(sigma=10.0, richardson=False, outer=ScalarAdam(lr=1.0), max_outer=30, max_inner=MAX_INNER[model])
+    full = PenaltyDescent(sigma=10.0, richardson=False, outer=ScalarAdam(lr=1.0), max_outer=30, max_inner=MAX_INNER[model])
     loop = PenaltySGD(sigma=10.0, gamma=1.0, outer=ScalarAdam(lr=0.3, betas=(0.0, 0.99)), warmup=WARM_EPOCHS * steps)
     return Instance(
         name="hyper-cleaning",
         problem=problem,
         source="the task of Franceschi et al., arXiv 1703.01785, on scikit-learn's digits",
         recommended={
-            Penalty: Recommended(full),
+            PenaltyDescent: Recommended(full),
             PenaltySGD: Recommended(loop, EPOCHS * steps),
             KwonSingleLoop: Recommended(KwonSingleLoop(sigma=10.0, gamma=0.09, alpha=1000.0), EPOCHS * steps),
             KwonDoubleLoop: Recommended(KwonDoubleLoop(sigma=10.0, gamma=0.09, alpha=3000.0, inner=5), EPOCHS * steps // 6),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bilevel import BilevelProblem, Box, Function, Penalty, Point, ScalarAdam, Status, solve
+from bilevel import BilevelProblem, Box, Function, Penalty, PenaltyDescent, Point, ScalarAdam, Status, solve
 from problems.quadratic import quadratic
 from problems.toy import PL_MINIMA, pl_toy
 
@@ -173,7 +173,7 @@ def test_fixed_penalty_solves_the_surrogate_and_says_so():
     assert not result.success
     assert float(result.x) == pytest.approx(1 / 3, abs=1e-6)
     assert "surrogate" in " ".join(result.notes)
-    by_adam = solve(one, Penalty(sigma=1.0, richardson=False, outer=ScalarAdam(lr=0.1), max_outer=300))
+    by_adam = solve(one, PenaltyDescent(sigma=1.0, richardson=False, outer=ScalarAdam(lr=0.1), max_outer=300))
     assert by_adam.status is Status.MAX_STEPS
     assert float(by_adam.x) == pytest.approx(1 / 3, abs=1e-2)
 
