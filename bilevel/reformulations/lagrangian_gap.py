@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from constrained.core.vec import Vec
-from constrained.descent import Method
+from constrained.descent import DescentStatus, Method, Reformulation, residual
+from constrained.sets import ConvexSet, Everywhere
 
 from ..lower.constraints import Rows
+from ..lower.coupled_set import Coupled, join
 from ..lower.regularised_value import Saddle, Value, lower_value
 from ..oracle import BilevelOracle
+from .accuracy import floor, tightened
 
 
 @dataclass
@@ -65,3 +69,95 @@ def penalised_gap(
         gap,
         v,
     )
+
+
+def flat(x: Vec, y: Vec, z: Tensor) -> Vec:
+    """w = (x, y, z) as one tensor."""
+    return Vec.of(torch.cat([join(x, y), z.to(x.dtype)]))
+
+
+def parts(coupled: Coupled, w: Vec) -> tuple[Vec, Vec, Tensor]:
+    """x, y and z of w."""
+    (entries,) = w.leaves
+    cut = len(entries) - sum(coupled.rows.count)
+    return *coupled.pair.split(entries[:cut]), entries[cut:].double()
+
+
+class CoupledWithMultipliers(ConvexSet):
+    """C x Z, of w."""
+
+    def __init__(self, coupled: Coupled):
+        super().__init__()
+        self.coupled, self.entrywise = coupled, coupled.C.entrywise
+
+    def project(self, v: Vec) -> Vec:
+        (entries,) = v.leaves
+        rows = self.coupled.rows
+        cut = len(entries) - sum(rows.count)
+        inside = self.coupled.C.project(Vec.of(entries[:cut])).leaves[0]
+        return v.like([torch.cat([inside, rows.clipped(entries[cut:].double()).to(entries)])])
+
+
+class LagrangianGap(Reformulation):
+    """phi at c, of w. Where C is affine: of w projected on C, with the gradient along C.
+
+    After a call: `saddle`, `gap` = g - v, `upper` = f. theta: the saddle is found to a residual theta min(1, R) / max(c, 1), so
+    that the error of the gradient is a fraction theta of R.
+    """
+
+    def __init__(
+        self,
+        oracle: BilevelOracle,
+        coupled: Coupled,
+        gammas: tuple[float, float],
+        inner: Method,
+        saddle: Saddle,
+        c: float,
+        theta: float,
+        best: float,
+        max_inner: int,
+    ):
+        self.oracle, self.coupled, self.gammas, self.inner, self.saddle = oracle, coupled, gammas, inner, saddle
+        self.c, self.theta, self.best, self.max_inner = c, theta, best, max_inner
+        self.set = Everywhere() if coupled.plane else CoupledWithMultipliers(coupled)
+        self.scale = max(c, 1.0)
+        self.gap = self.upper = math.nan
+
+    def __call__(self, w: Vec) -> tuple[float, Vec]:
+        known, least = self.best, floor(w)
+        value, grad = math.nan, w
+
+        def evaluate(tol: float) -> float:
+            nonlocal value, grad
+            value, grad = self.at(w, tol)
+            return self.scale * residual(self.set, w, grad)
+
+        def wanted(r: float) -> float:
+            return max(self.theta * min(1.0, known, r) / self.scale, least)
+
+        self.best = min(known, tightened(evaluate, wanted, least))
+        return value, grad
+
+    def at(self, w: Vec, tol: float) -> tuple[float, Vec]:
+        at, rows = parts(self.coupled, self.inside(w)), self.coupled.rows
+        found = penalised_gap(self.oracle, rows, self.gammas, self.inner, at, self.saddle, self.c, tol, self.max_inner)
+        self.saddle, self.gap, self.upper = found.at.saddle, found.gap, found.upper
+        failed = found.at.reason in (DescentStatus.NONFINITE, DescentStatus.UNBOUNDED)
+        self.reason = found.at.reason if failed else DescentStatus.CONVERGED
+        both = join(found.x, found.y)
+        return found.value, Vec.of(torch.cat([self._along(both), found.z.to(both)]))
+
+    def inside(self, w: Vec) -> Vec:
+        """w, where C is affine with its (x, y) projected on C."""
+        if not self.coupled.plane:
+            return w
+        (entries,) = w.leaves
+        cut = len(entries) - sum(self.coupled.rows.count)
+        return w.like([torch.cat([self.coupled.C.project(Vec.of(entries[:cut])).leaves[0], entries[cut:]])])
+
+    def _along(self, both: Tensor) -> Tensor:
+        """The part of a gradient in (x, y) that points along an affine C."""
+        if not self.coupled.plane:
+            return both
+        v, C = Vec.of(both), self.coupled.C
+        return (C.project(v) - C.project(v.zeros())).leaves[0]

@@ -9,6 +9,7 @@ from constrained.core.vec import Vec
 from constrained.descent import Descent, DescentStatus, Pairs
 
 from .extrapolation import Path
+from .lagrangian_gap import flat
 
 
 @solver_state("JointDescent")
@@ -47,3 +48,25 @@ def path_of_pbgd(fields: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in fields.items() if name[:2] not in ("x_", "y_") and name != "stages"}
     path = Path(fields["stages"], end, line, end.zeros())
     return {**kept, "outer": fields["outer"].joined(), "path": path, "found": found}
+
+
+def stage_of_lv_hba(fields: dict[str, Any]) -> dict[str, Any]:
+    """Of `LVHBAState`: w = (x, y, z) was put together at each step, and the ends of two stages were kept."""
+    w = flat(fields["x"], fields["y"], fields["z"])
+    outer = Descent(
+        k=fields["k"],
+        x=w,
+        value=fields["value"],
+        gradient=Vec.of(fields["gradient"]),
+        residual=fields["residual"] / max(fields["c"], 1.0),
+        memory=fields["memory"],
+        recent=fields["recent"],
+        reason=DescentStatus.RUNNING,
+        free=None if fields["free"] is None else Vec.of(fields["free"]),
+    )
+    path = Path.at(w)
+    for end in fields["stages"]:
+        path = path.then(Vec.of(end))
+    gone = ("value", "gradient", "memory", "recent", "free", "stages")
+    kept = {name: value for name, value in fields.items() if name not in gone}
+    return {**kept, "outer": outer, "path": path, "guess": Vec.of(fields["guess"])}

@@ -31,134 +31,56 @@ References
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from constrained.core.options import Fraction, Positive, Steps
 from constrained.core.problem import Point
-from constrained.core.solver import Solver
 from constrained.core.states import solver_state
 from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
-from constrained.descent import LBFGS, Descent, DescentStatus, Method, residual
-from constrained.descent.curvature_pairs import Pairs
+from constrained.descent import LBFGS, Descent, Method
 from constrained.descent.face_lbfgs import FaceLBFGS
-from constrained.sets import ConvexSet, Everywhere
+from constrained.sets import ConvexSet
 
 from ..lower.coupled_set import Coupled, coupled, join
 from ..lower.regularised_value import Saddle, solve_constrained_lower
 from ..oracle import BilevelOracle
+from ..reformulations import older_files
 from ..reformulations.accuracy import answer_tolerance
-from ..reformulations.lagrangian_gap import penalised_gap
+from ..reformulations.continuation import Continuation, Stage, verdict
+from ..reformulations.extrapolation import GROWTH, Path
+from ..reformulations.lagrangian_gap import CoupledWithMultipliers, LagrangianGap, flat, parts
 
-PATIENCE = 50  # outer steps without a smaller R after which the inner accuracy is raised
-GROWTH = 10.0  # of c
 SURE = 10.0  # b bounds the error of the extrapolation before, which this one divides by GROWTH at least
-FAILED = {DescentStatus.NONFINITE: Status.NONFINITE, DescentStatus.UNBOUNDED: Status.UNBOUNDED}
-LOWER_FAILED = {DescentStatus.NONFINITE: Status.NONFINITE, DescentStatus.UNBOUNDED: Status.LOWER_UNSOLVED}
 
 
 @solver_state("LVHBAState")
-class LVHBAState:
-    """Where the continuation stands. w = (x, y, z) as one tensor."""
+class LVHBAState(Stage):
+    """Where the continuation stands; `outer` moves w = (x, y, z), one tensor."""
 
-    k: int  # completed outer steps
-    x: Vec
+    x: Vec  # the parts of w
     y: Vec
     z: Tensor  # multipliers of the normalised rows
     c: float  # penalty weight
     saddle: Saddle  # (1), with the inner method's memory
-    gradient: Tensor  # of phi in w
-    value: float  # phi
-    memory: Pairs | float | None  # of the outer method
-    recent: tuple[float, ...]  # its last values
-    free: Tensor | None  # the entries it moved freely
-    theta: float  # inner accuracy
-    residual: float  # R
-    best: float  # smallest R at this c
-    stale: int  # steps since R last fell
+    path: Path  # w at the ends of the c before
+    guess: Vec  # w extrapolated
+    bias: float  # b
     gap: float  # g - v
     upper: float  # f
-    stages: tuple[Tensor, ...]  # w at the ends of the last two c
-    guess: Tensor  # w extrapolated
-    bias: float  # b
-    outcome: Status
 
-
-class Penalised:
-    """phi at c for `descent`: of w = (x, y, z) as one flat vector. Where C is affine, its gradient along C."""
-
-    def __init__(self, solver: LVHBA, oracle: BilevelOracle, s: LVHBAState):
-        self.solver, self.oracle, self.c, self.theta = solver, oracle, s.c, s.theta
-        self.set, self.saddle, self.best = solver._set(oracle), s.saddle, s.best
-        self.space: ConvexSet = Everywhere() if self.set.plane else Whole(self.set)
-        self.gap = self.upper = math.nan
-        self.reason = DescentStatus.CONVERGED
-
-    def __call__(self, w: Vec) -> tuple[float, Vec]:
-        floor = 30 * torch.finfo(w.dtype).eps
-        known, scale = self.best, max(self.c, 1.0)
-        tol = max(self.theta * min(1.0, known) / scale, floor)
-        while True:
-            value, grad = self._at(w, tol)
-            r = scale * residual(self.space, w, grad)
-            # As in the penalty method: R here may be far below what the accuracy was chosen for, so tighten by steps.
-            wanted = max(self.theta * min(1.0, known, r) / scale, floor)
-            if tol <= 10 * wanted or not math.isfinite(r):
-                self.best = min(known, r)
-                return value, grad
-            tol = max(wanted, 0.01 * tol)
-
-    def _at(self, w: Vec, tol: float) -> tuple[float, Vec]:
-        one, set = self.solver, self.set
-        x, y, z = split(set, self.inside(w.leaves[0]) if set.plane else w.leaves[0])
-        gammas, inner = (one.gamma1, one.gamma2), one.inner.suited(self.oracle.Y)
-        found = penalised_gap(self.oracle, set.rows, gammas, inner, (x, y, z), self.saddle, self.c, tol, one.max_inner)
-        self.saddle, self.gap, self.upper = found.at.saddle, found.gap, found.upper
-        self.reason = found.at.reason if found.at.reason in LOWER_FAILED else DescentStatus.CONVERGED
-        both = join(found.x, found.y)
-        return found.value, Vec.of(torch.cat([self.along(both), found.z.to(both)]))
-
-    def inside(self, w: Tensor) -> Tensor:
-        """w with its (x, y) projected on C."""
-        cut = len(w) - sum(self.set.rows.count)
-        return torch.cat([self.set.C.project(Vec.of(w[:cut])).leaves[0], w[cut:]])
-
-    def along(self, both: Tensor) -> Tensor:
-        """The part of a gradient in (x, y) that points along an affine C."""
-        if not self.set.plane:
-            return both
-        flat = Vec.of(both)
-        return (self.set.C.project(flat) - self.set.C.project(flat.zeros())).leaves[0]
-
-
-class Whole(ConvexSet):
-    """C x Z, of w as one flat vector."""
-
-    def __init__(self, set: Coupled):
-        super().__init__()
-        self.set, self.entrywise = set, set.C.entrywise
-
-    def project(self, v: Vec) -> Vec:
-        flat = v.leaves[0]
-        cut = len(flat) - sum(self.set.rows.count)
-        inside = self.set.C.project(Vec.of(flat[:cut])).leaves[0]
-        return v.like([torch.cat([inside, self.set.rows.clipped(flat[cut:].double()).to(flat)])])
-
-
-def split(set: Coupled, w: Tensor) -> tuple[Vec, Vec, Tensor]:
-    """w as x, y and z."""
-    cut = len(w) - sum(set.rows.count)
-    return *set.pair.split(w[:cut]), w[cut:].double()
+    @staticmethod
+    def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
+        """From 0.1.0, which kept the variables and the parts of the outer method's state apart."""
+        return older_files.stage_of_lv_hba(fields)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LVHBA(Solver[BilevelOracle, LVHBAState]):
+class LVHBA(Continuation[LVHBAState, LagrangianGap]):
     """Penalty continuation on the proximal Lagrangian value function, for lower constraints that couple x and y; nothing to tune.
 
     min f + c (g - v) over C x Z,  v(x, y, z) = min over th max over la of the regularised lower Lagrangian;  c = 1, 10, 100, ...
@@ -185,7 +107,7 @@ class LVHBA(Solver[BilevelOracle, LVHBAState]):
     supports: ClassVar[Feature] = (
         Feature.LOWER | Feature.X_SET | Feature.Y_SET | Feature.LOWER_EQUALITY | Feature.LOWER_INEQUALITY
     )
-    requires: ClassVar[Feature] = Feature.LOWER
+    tightest: ClassVar[float] = 1e-4
 
     tol: Positive | None = None
     gamma1: Positive = 1.0
@@ -199,82 +121,60 @@ class LVHBA(Solver[BilevelOracle, LVHBAState]):
     max_inner: Steps = 10_000
     coupled: ConvexSet | None = None
 
-    @property
-    def max_steps(self) -> int | None:
-        return self.max_outer
-
     def init(self, oracle: BilevelOracle, start: Point) -> LVHBAState:
-        set = self._set(oracle)
-        x, y = set.pair.split(set.C.project(Vec.of(join(start.x, start.y))).leaves[0])
-        z = set.rows.start(start.multipliers).to(set.rows.low)
-        w, inf = torch.cat([join(x, y), z.to(x.dtype)]), math.inf
+        found = self._coupled(oracle)
+        x, y = found.pair.split(found.C.project(Vec.of(join(start.x, start.y))).leaves[0])
+        z = found.rows.start(start.multipliers).to(found.rows.low)
+        w = flat(x, y, z)
         blank = LVHBAState(
-            0,
-            x,
-            y,
-            z,
-            1.0,
-            Saddle(y, y, None),
-            w,
-            inf,
-            None,
-            (),
-            None,
-            self.theta,
-            inf,
-            inf,
-            0,
-            inf,
-            inf,
-            (),
-            w,
-            inf,
-            Status.RUNNING,
+            k=0,
+            outer=Descent.blank(w),
+            theta=self.theta,
+            residual=math.inf,
+            best=math.inf,
+            stale=0,
+            outcome=Status.RUNNING,
+            x=x,
+            y=y,
+            z=z,
+            c=1.0,
+            saddle=Saddle(y, y, None),
+            path=Path.at(w),
+            guess=w,
+            bias=math.inf,
+            gap=math.inf,
+            upper=math.inf,
         )
-        return self._again(oracle, blank)
+        return self.refreshed(oracle, blank)
 
-    def step(self, oracle: BilevelOracle, state: LVHBAState) -> LVHBAState:
-        new = replace(state, k=state.k + 1)
-        return self._descend(oracle, new) if state.residual > self._enough(state) else self._next_stage(oracle, new)
+    def enough(self, s: LVHBAState) -> float:
+        """(3)"""
+        last = s.bias <= SURE * self.tolerance or self._closed(s)
+        return 0.05 * (self.tolerance if last else max(self.tolerance, 4.0 / s.c**2))
 
-    def _descend(self, oracle: BilevelOracle, s: LVHBAState) -> LVHBAState:
-        """One outer step; where the line search fails or R no longer falls, a tenth of theta."""
-        phi = Penalised(self, oracle, s)
-        moved = self.outer.suited(phi.space).step(phi, phi.space, self._outer(oracle, s))  # (1), (2)
-        new = self._read(s, phi, moved)
-        new = replace(new, stale=0 if new.residual < 0.9 * s.best else s.stale + 1)
-        if new.outcome != Status.RUNNING or (moved.reason is DescentStatus.RUNNING and new.stale <= PATIENCE):
-            return new
-        if new.theta > self.theta * 1e-4:
-            return self._again(oracle, replace(new, theta=0.1 * new.theta, stale=0))  # (2)
-        if new.residual <= 10 * self._enough(new):  # round-off, close to the end of the stage
-            return self._next_stage(oracle, new, spent=True)
-        return replace(new, outcome=Status.LINE_SEARCH if moved.reason is DescentStatus.LINE_SEARCH else Status.PRECISION)
+    def spent(self, oracle: BilevelOracle, s: LVHBAState) -> LVHBAState | None:
+        return self.next_stage(oracle, s, spent=True) if s.residual <= 10 * self.enough(s) else None
 
-    def _next_stage(self, oracle: BilevelOracle, s: LVHBAState, spent: bool = False) -> LVHBAState:
+    def next_stage(self, oracle: BilevelOracle, s: LVHBAState, spent: bool = False) -> LVHBAState:
         """phi is minimised at this c, to rounding if `spent`: extrapolate, stop or grow c."""
-        w = torch.cat([join(s.x, s.y), s.z.to(s.x.dtype)])
-        guess = w if self._closed(s) else extrapolated((*s.stages, w))  # (3)
-        size = s.x.size + s.y.size
-        bias = float((guess - s.guess)[:size].double().norm()) if s.stages else math.inf
+        w, set = s.outer.x, self._coupled(oracle)
+        path = s.path.then(w)
+        guess = w if self._closed(s) else path.limit()  # (3)
+        (change,) = (guess - s.guess).leaves
+        bias = float(change[: len(change) - sum(set.rows.count)].double().norm()) if s.path.stages else math.inf
         new = replace(s, guess=guess, bias=bias)
         if bias <= SURE * self.tolerance or self._closed(s):  # (4)
-            return replace(new, outcome=Status.CONVERGED) if spent or s.residual <= self._enough(new) else new
+            return replace(new, outcome=Status.CONVERGED) if spent or s.residual <= self.enough(new) else new
         if s.c * GROWTH > self.largest or (bias > s.bias and s.c >= 1e4):  # round-off times c: the stage before was better
             return replace(new, guess=s.guess if bias > s.bias else guess, outcome=Status.PRECISION)
-        ahead = w + (w - s.stages[-1]) / GROWTH if s.stages and s.c >= 100 else w  # where w(c) = w + a / c is at the next c
-        x, y, z = split(self._set(oracle), Whole(self._set(oracle)).project(Vec.of(ahead)).leaves[0])
-        inf = math.inf
-        later = replace(new, x=x, y=y, z=z, c=GROWTH * s.c, stages=(*s.stages, w)[-2:], theta=self.theta, stale=0, best=inf)
-        return self._again(oracle, later)
-
-    def terminate(self, oracle: BilevelOracle, state: LVHBAState) -> Status:
-        return state.outcome
+        ahead = CoupledWithMultipliers(set).project(path.ahead_by_line() if s.c >= 100 else w)
+        outer = replace(s.outer, x=ahead)
+        later = replace(new, outer=outer, c=GROWTH * s.c, path=path, theta=self.theta, stale=0, best=math.inf)
+        return self.refreshed(oracle, later)
 
     def answer(self, oracle: BilevelOracle, state: LVHBAState) -> Point:
-        set, s = self._set(oracle), state
-        w = s.guess if s.stages else torch.cat([join(s.x, s.y), s.z.to(s.x.dtype)])
-        x, y, z = split(set, Whole(set).project(Vec.of(w)).leaves[0])
+        set, s = self._coupled(oracle), state
+        x, y, z = parts(set, CoupledWithMultipliers(set).project(s.guess if s.path.stages else s.outer.x))
         x, y = oracle.X.project(x), oracle.Y.project(y)
         tol = answer_tolerance(self.tolerance, y)
         found = solve_constrained_lower(oracle, set.rows, x, y, z, tol, method=self.inner.suited(oracle.Y))
@@ -287,64 +187,36 @@ class LVHBA(Solver[BilevelOracle, LVHBAState]):
         found = []
         if bool((state.z.abs() >= 0.99 * self.r).any()):
             found.append(f"A lower multiplier reached r = {self.r:g}: no multipliers exist, or r must be larger.")
-        if state.outcome == Status.PRECISION and math.isfinite(state.bias):
+        if state.outcome is Status.PRECISION and math.isfinite(state.bias):
             found.append(f"c cannot grow further; the last change of the extrapolated point is {state.bias:.1e}.")
         return tuple(found)
 
-    # -- the parts of a step ----------------------------------------------------------------------------------------------
-    def _set(self, oracle: BilevelOracle) -> Coupled:
-        return coupled(oracle, self.r, self.coupled)
+    # -- the stage --------------------------------------------------------------------------------------------------------
+    def objective(self, oracle: BilevelOracle, s: LVHBAState) -> LagrangianGap:
+        """phi at s.c (1)."""
+        gammas, inner = (self.gamma1, self.gamma2), self.inner.suited(oracle.Y)
+        return LagrangianGap(oracle, self._coupled(oracle), gammas, inner, s.saddle, s.c, s.theta, s.best, self.max_inner)
 
-    def _enough(self, s: LVHBAState) -> float:
-        """R at which the stage ends."""
-        last = s.bias <= SURE * self.tolerance or self._closed(s)
-        return 0.05 * (self.tolerance if last else max(self.tolerance, 4.0 / s.c**2))
+    def read(self, oracle: BilevelOracle, s: LVHBAState, objective: LagrangianGap, outer: Descent) -> LVHBAState:
+        w = objective.inside(outer.x)
+        x, y, z = parts(objective.coupled, w)
+        return replace(
+            s,
+            outer=replace(outer, x=w),
+            residual=objective.scale * outer.residual,
+            best=objective.best,
+            outcome=verdict(objective.reason, outer.reason),
+            x=x,
+            y=y,
+            z=z,
+            saddle=objective.saddle,
+            gap=objective.gap,
+            upper=objective.upper,
+        )
+
+    def _coupled(self, oracle: BilevelOracle) -> Coupled:
+        return coupled(oracle, self.r, self.coupled)
 
     def _closed(self, s: LVHBAState) -> bool:
         """The lower level is solved at this c already, to within the tolerance."""
         return abs(2 * s.gap) <= (0.1 * self.tolerance) ** 2
-
-    def _outer(self, oracle: BilevelOracle, s: LVHBAState) -> Descent:
-        """The outer method's state, of flat vectors."""
-        w, scale = torch.cat([join(s.x, s.y), s.z.to(s.x.dtype)]), max(s.c, 1.0)
-        free = None if s.free is None else Vec.of(s.free)
-        gradient = Vec.of(s.gradient)
-        return Descent(s.k, Vec.of(w), s.value, gradient, s.residual / scale, s.memory, s.recent, DescentStatus.RUNNING, free)
-
-    def _read(self, s: LVHBAState, phi: Penalised, outer: Descent) -> LVHBAState:
-        """The state with what the outer method and phi now hold."""
-        w = phi.inside(outer.x.leaves[0]) if phi.set.plane else outer.x.leaves[0]
-        x, y, z = split(phi.set, w)
-        status = LOWER_FAILED.get(phi.reason) or FAILED.get(outer.reason) or Status.RUNNING
-        return replace(
-            s,
-            x=x,
-            y=y,
-            z=z,
-            saddle=phi.saddle,
-            gradient=outer.gradient.leaves[0],
-            value=outer.value,
-            memory=outer.memory,
-            recent=outer.recent,
-            free=None if outer.free is None else outer.free.leaves[0],
-            residual=max(s.c, 1.0) * outer.residual,
-            best=phi.best,
-            gap=phi.gap,
-            upper=phi.upper,
-            outcome=status,
-        )
-
-    def _again(self, oracle: BilevelOracle, s: LVHBAState) -> LVHBAState:
-        """Evaluate afresh at w: at the start, and where c or the accuracy changed. The memories are kept."""
-        phi = Penalised(self, oracle, s)
-        w = Vec.of(torch.cat([join(s.x, s.y), s.z.to(s.x.dtype)]))
-        return self._read(s, phi, self.outer.suited(phi.space).init(phi, phi.space, w, s.memory))
-
-
-def extrapolated(stages: tuple[Tensor, ...]) -> Tensor:
-    """The value at 1/c = 0 of the polynomial in 1/c through up to three stages, c growing by GROWTH."""
-    order, found = 1, list(stages)
-    while len(found) > 1:
-        found = [b + (b - a) / (GROWTH**order - 1) for a, b in itertools.pairwise(found)]
-        order += 1
-    return found[-1]

@@ -116,9 +116,8 @@ def test_corrupted_labels():
 
 
 def test_the_lower_level_of_the_svm_against_cvxpy():
-    from bilevel.lower.solution.coupled_set import coupled
-    from bilevel.lower.solution.regularised_value import solve_constrained_lower
-
+    from bilevel.lower.coupled_set import coupled
+    from bilevel.lower.regularised_value import solve_constrained_lower
     from constrained.core.vec import Vec
     from constrained.descent import LBFGS
 

@@ -4,12 +4,12 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
-from bilevel.lower.solution.coupled_set import coupled, jacobian
-from bilevel.lower.solution.regularised_value import Saddle, lower_value, solve_constrained_lower
 
 from bilevel import BilevelProblem, Box, Function, Multipliers, Point, Status, solve
+from bilevel.lower.coupled_set import coupled, jacobian
+from bilevel.lower.regularised_value import Saddle, lower_value, solve_constrained_lower
 from bilevel.reformulations.lagrangian_gap import penalised_gap
-from bilevel.solvers.lv_hba import LVHBA, extrapolated
+from bilevel.solvers.lv_hba import LVHBA
 from bilevel.solvers.lv_hba_single import LVHBASingleLoop
 from constrained.core.errors import Unsuitable
 from constrained.core.vec import Vec
@@ -302,14 +302,6 @@ def test_the_jacobian():
     oracle = problem().oracle()
     J = jacobian(oracle.constraints["lower_inequality"], Vec.of(t(np.ones(2))), Vec.of(t(np.ones(4))))
     np.testing.assert_allclose(J.toarray(), np.c_[B, A], atol=1e-15)
-
-
-def test_extrapolation_is_exact_on_polynomials():
-    def path(c):
-        return t([1 + 2 / c - 3 / c**2])
-
-    assert float(extrapolated((path(10), path(100), path(1000)))) == pytest.approx(1, abs=1e-12)
-    assert float(extrapolated((t([4.0]),))) == 4
 
 
 # -- residuals --------------------------------------------------------------------------------------------------------------
