@@ -1,6 +1,7 @@
 """Sphinx: `make docs`."""
 
 import dataclasses
+import importlib
 import inspect
 import os
 import sys
@@ -9,11 +10,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import docstrings
+from sphinx.util.docutils import SphinxDirective
 
 import bilevel
+import bilevel.extend
 import constrained
-from bilevel.oracle import BilevelOracle, Level, LevelAt
-from constrained.core import errors
+import constrained.extend
 from constrained.core.options import Options, ranges, words
 
 project = "bilevel"
@@ -32,7 +34,7 @@ smartquotes = False  # formulas hold quotes and dashes
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!bilevel\.|constrained\.).*"),  # a link to a name of the library has to lead somewhere
-    ("py:class", r"constrained\.pairs\.Pairs|constrained\.core\.(autodiff\.Linearization|solver\.StateT)"),
+    ("py:class", r"constrained\.(descent\.curvature_pairs\.Pairs|core\.(derivatives\.objective\.Linearization|solver\.StateT))"),
 ]
 
 myst_heading_anchors = 3
@@ -49,13 +51,16 @@ autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 100
 toc_object_entries_show_parents = "hide"
 
-LINKS = {name: f"bilevel.{name}" for name in bilevel.__all__}
-LINKS |= {name: f"constrained.{name}" for name in constrained.__all__ if name not in LINKS}
-LINKS |= {name: f"constrained.core.errors.{name}" for name, value in vars(errors).items() if inspect.isclass(value)}
-LINKS |= {"Sampler": "constrained.core.data.Sampler", "Optimizer": "constrained.core.optimizers.Optimizer"}
-LINKS |= {"derivatives.Report": "bilevel.certificates.derivatives.Report", "Solver": "constrained.core.solver.Solver"}
+LINKS = docstrings.homes(bilevel, constrained, constrained.extend, bilevel.extend)
+LINKS |= {"Sampler": "constrained.core.data.Sampler", "derivatives.Report": "bilevel.certificates.derivatives.Report"}
 RETURNED = {bilevel.Event, bilevel.Result, bilevel.Hypergradient, bilevel.Status, bilevel.Feature}
-RETURNED |= {BilevelOracle, Level, LevelAt}  # made by the library only
+RETURNED |= {constrained.extend.ConstrainedOracle, constrained.extend.Oracle}  # made by the library only
+RETURNED |= {bilevel.extend.BilevelOracle, bilevel.extend.Level, bilevel.extend.LevelAt}
+
+DATA = {  # what has no docstring
+    "bilevel.__version__": "The version of the package.",
+    "constrained.extend.OptState": "The memory of an optimizer: dicts of tensors, by names that it chooses.",
+}
 
 
 def docstring(app, what, name, value, options, lines):
@@ -65,7 +70,7 @@ def docstring(app, what, name, value, options, lines):
     except (TypeError, ValueError):
         parameters = []
     if what == "data":
-        lines[:] = ["The version of the package."]
+        lines[:] = [DATA[name]]
         return
     links = {key: full for key, full in LINKS.items() if key != name.rsplit(".", 1)[-1]}
     lines[:] = docstrings.rst(lines, links, parameters)
@@ -117,7 +122,20 @@ def public(app, env, node, content):
     return env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, content)
 
 
+class Generated(SphinxDirective):
+    """What a function of `docstrings` says of packages: `.. solvers:: bilevel`, `.. shared:: constrained bilevel`."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self):
+        packages = map(importlib.import_module, self.arguments[0].split())
+        return self.parse_text_to_nodes("\n".join(docstrings.GENERATED[self.name](*packages)))
+
+
 def setup(app):
+    for name in docstrings.GENERATED:
+        app.add_directive(name, Generated)
     app.connect("autodoc-process-docstring", docstring)
     app.connect("autodoc-process-signature", signature)
     app.connect("missing-reference", public)

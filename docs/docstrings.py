@@ -1,12 +1,13 @@
-"""The library's docstrings as reStructuredText.
+"""The library's docstrings as reStructuredText, and the lists of names that pages take from the packages.
 
-They are plain text: prose, indented formulas and >>> examples. Here prose is escaped, so that |x|, a*b and f_ are what they
+Docstrings are plain text: prose, indented formulas and >>> examples. Here prose is escaped, so that |x|, a*b and f_ are what they
 look like; `name` becomes code, with a link where `name` is public; "option: ..." gets a bold option.
 """
 
 import re
 import textwrap
 from collections.abc import Collection, Iterator, Mapping
+from types import ModuleType
 
 MARKS = re.compile(r"([\\*|`_])")
 LISTED = re.compile(r"([-+*•]|\(?(\w|\d+|#|[ivxlc]+)[.)]|:\w[^:]*:|\.\.|__)(\s|$)", re.IGNORECASE)  # starts a list, a field, ...
@@ -80,3 +81,36 @@ def named(text: str, options: Collection[str], *, start: bool) -> str:
 def escape(text: str) -> str:
     """Text that docutils reads as it stands; several spaces, which part formulas, are kept."""
     return re.sub(r"  +", "\u2003", MARKS.sub(r"\\\1", text))
+
+
+def homes(*packages: ModuleType) -> dict[str, str]:
+    """Public name -> its full name in the first of the packages that exports it: there the reference has it."""
+    return {name: f"{package.__name__}.{name}" for package in reversed(packages) for name in package.__all__}
+
+
+def solvers(package: ModuleType) -> list[str]:
+    """The package's solvers in alphabetical order, each with its class methods: those make it as a paper has it."""
+    lines: list[str] = []
+    for name in sorted(package.solvers.__all__, key=str.casefold):
+        made = [key for key, value in vars(getattr(package, name)).items() if isinstance(value, classmethod) and key[0] != "_"]
+        lines += [f".. autoclass:: {package.__name__}.{name}", *[f"   :members: {', '.join(made)}" for _ in made[:1]], ""]
+    return lines
+
+
+def shared(package: ModuleType, home: ModuleType) -> list[str]:
+    """A paragraph of links: the names that are the same objects in both packages, each to its page as a name of `home`."""
+    same = [name for name in package.__all__ if getattr(home, name, None) is getattr(package, name)]
+    links = [f":py:obj:`{name} <{home.__name__}.{name}>`" for name in sorted(same, key=str.casefold) if name[0] != "_"]
+    return [", ".join(links) + "."]
+
+
+def ranges(package: ModuleType) -> list[str]:
+    """The names that annotations of options use, each with what such an option may be."""
+    lines: list[str] = []
+    for name in package.__all__:
+        words = [mark.words for mark in getattr(getattr(package, name), "__metadata__", ())]
+        lines += [f".. py:data:: {package.__name__}.{name}", "", f"   {escape(words[0]).capitalize()}.", ""] if words else []
+    return lines
+
+
+GENERATED = {"solvers": solvers, "shared": shared, "ranges": ranges}  # directives; arguments: packages

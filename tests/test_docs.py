@@ -1,5 +1,6 @@
 """The documents: the reference is complete, links and commands lead somewhere, and what the pages promise holds."""
 
+import importlib
 import importlib.util
 import re
 import shlex
@@ -12,35 +13,66 @@ from test_public import DOCUMENTS, ROOT, code_in, execute
 from torch import nn
 
 import bilevel
+import bilevel.extend
 import constrained
+import constrained.extend
 from constrained.core import errors
 from problems import ZOO
 from problems.__main__ import parser
 from problems.cli.words import choose, make, pairs
 
 DOCS = ROOT / "docs"
-REFERENCE = "\n".join(path.read_text() for path in sorted((DOCS / "reference").glob("*.md")))
-IN_REFERENCE = set(re.findall(r"^\.\. auto\w+:: ([\w.]+)$", REFERENCE, re.MULTILINE))
-LINKED = set(re.findall(r"\{py:obj\}`constrained\.(\w+) <bilevel\.\1>`", REFERENCE))
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 # -- the reference ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", bilevel.__all__)
-def test_the_reference_has_every_name_of_bilevel(name):
-    assert f"bilevel.{name}" in IN_REFERENCE, f"add `.. autoclass:: bilevel.{name}` to a page of docs/reference"
+def module_of(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-@pytest.mark.parametrize("name", constrained.__all__)
-def test_the_reference_has_every_name_of_constrained(name):
-    """A name that `bilevel` exports too is described there, and linked."""
-    shared = getattr(bilevel, name, None) is getattr(constrained, name)
-    assert (name in LINKED) if shared else (f"constrained.{name}" in IN_REFERENCE)
+docstrings = module_of(DOCS / "docstrings.py")
 
 
-def test_the_reference_has_every_exception():
+def generated(directive: re.Match) -> str:
+    """The lines that docs/conf.py puts in place of a directive of ours."""
+    return "\n".join(docstrings.GENERATED[directive[1]](*map(importlib.import_module, directive[2].split())))
+
+
+REFERENCE = "\n".join(path.read_text() for path in sorted((DOCS / "reference").glob("*.md")))
+REFERENCE = re.sub(rf"^\.\. ({'|'.join(docstrings.GENERATED)}):: (.+)$", generated, REFERENCE, flags=re.MULTILINE)
+IN_REFERENCE = re.findall(r"^\.\. (?:auto\w+|py:data):: ([\w.]+)$", REFERENCE, re.MULTILINE)
+HOMES = docstrings.homes(bilevel, constrained, constrained.extend, bilevel.extend)
+
+
+@pytest.mark.parametrize(("name", "home"), HOMES.items())
+def test_the_reference_has_every_public_name_once(name, home):
+    """By the first package that exports it: a name of both packages is one of `bilevel`."""
+    assert IN_REFERENCE.count(home) == 1, f"add `.. autoclass:: {home}` to a page of docs/reference"
+
+
+def test_a_public_name_is_one_object_wherever_it_is():
+    for package in (constrained, constrained.extend, bilevel.extend):
+        for name in set(package.__all__) - {"__version__"}:
+            home = importlib.import_module(HOMES[name].rpartition(".")[0])
+            assert getattr(home, name) is getattr(package, name), name
+
+
+def test_the_page_of_constrained_links_the_names_it_shares():
+    shared = {name for name in constrained.__all__ if HOMES[name] == f"bilevel.{name}"} - {"__version__"}
+    assert shared <= set(re.findall(r":py:obj:`(\w+) <bilevel\.\1>`", REFERENCE))
+
+
+def test_pages_name_what_is_public_by_its_public_path():
+    """`bilevel.OptionError`, not the module that holds it."""
+    assert [full for full in IN_REFERENCE if HOMES.get(full.rpartition(".")[2], full) != full] == []
+
+
+def test_every_exception_is_public():
     tree = {value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.BilevelError)}
-    assert {f"constrained.core.errors.{one.__name__}" for one in tree} <= IN_REFERENCE
+    assert {HOMES.get(one.__name__) for one in tree} == {f"bilevel.{one.__name__}" for one in tree}
 
 
 def test_the_reference_has_every_command_and_flag():
@@ -67,10 +99,7 @@ def test_the_reference_has_every_command_and_flag():
     ],
 )
 def test_docstrings_become_restructured_text(text, wanted):
-    spec = importlib.util.spec_from_file_location("docstrings", DOCS / "docstrings.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.rst(text.splitlines(), {"Box": "bilevel.Box"}, ["tol", "size"]) == wanted
+    assert docstrings.rst(text.splitlines(), {"Box": "bilevel.Box"}, ["tol", "size"]) == wanted
 
 
 # -- links and commands -----------------------------------------------------------------------------------------------------
