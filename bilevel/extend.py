@@ -3,7 +3,7 @@
 >>> from bilevel.extend import BilevelOracle, Solver, solver_state
 """
 
-from constrained import extend
+import constrained.extend as extend
 from constrained.extend import *  # noqa: F403
 
 from .hypergradients.adjoint import AdjointMethod
