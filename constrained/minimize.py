@@ -25,7 +25,7 @@ def minimize(
     jac: Callable[[Any], Any] | None = None,
     bounds: Any = None,
     constraints: Any = (),
-    solver: Solver | None = None,
+    solver: Solver[Any, Any] | None = None,
     tol: float | None = None,
     **options: Any,
 ) -> Result:

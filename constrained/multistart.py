@@ -22,7 +22,7 @@ FAR = 1e30  # beyond any bound
 
 def multistart(
     problem: Problem,
-    solver: Solver | None = None,
+    solver: Solver[Any, Any] | None = None,
     n: int = 10,
     *,
     spread: float = 1.0,

@@ -157,7 +157,7 @@ class _Run:
 
 def iterate(
     problem: Problem,
-    solver: Solver | None = None,
+    solver: Solver[Any, Any] | None = None,
     *,
     start: Point | None = None,
     resume: Path | str | None = None,
@@ -186,7 +186,7 @@ def iterate(
 
 def solve(
     problem: Problem,
-    solver: Solver | None = None,
+    solver: Solver[Any, Any] | None = None,
     *,
     start: Point | None = None,
     resume: Path | str | None = None,
