@@ -126,5 +126,5 @@ __all__ += solvers.__all__
 
 __getattr__ = forwarding(
     __name__,
-    {f"{rule}": f"constrained.newton.accuracy:{rule}Accuracy" for rule in ("Estimated", "Paper")},
+    {rule: f"constrained:{rule}Accuracy" for rule in ("Estimated", "Paper")},
 )

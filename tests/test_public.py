@@ -77,6 +77,23 @@ def test_there_is_one_solve():
     assert bilevel.iterate is constrained.iterate
 
 
+@pytest.mark.parametrize("package", [constrained, bilevel])
+def test_paths_of_modules_that_moved_lead_to_their_names(package):
+    """With a warning that says where they are; a public name of the package that bears a module's old name stays what it is."""
+    for old, now in package.moved.MODULES.items():
+        parent, _, name = old.rpartition(".")
+        names = {key: module for key, module in package.moved.NAMES.items() if key.rpartition(".")[0] == old}
+        module, known = importlib.import_module(old), importlib.import_module(now)
+        assert getattr(importlib.import_module(parent), name) is (getattr(package, name) if name in package.__all__ else module)
+        defined = (key for key, value in vars(known).items() if getattr(value, "__module__", "") == now)
+        for key, where in ({f"{old}.{key}": now for key in defined} | names).items():
+            home, _, renamed = where.partition(":")
+            renamed = renamed or key.rpartition(".")[2]
+            with pytest.warns(DeprecationWarning, match=f"{key} is now {home}.{renamed}$"):
+                found = getattr(module, key.rpartition(".")[2])
+            assert found is getattr(importlib.import_module(home), renamed)
+
+
 def test_star_import_gives_the_exported_names():
     space: dict = {}
     exec("from bilevel import *", space)

@@ -35,7 +35,9 @@ def forward(modules: Mapping[str, str], names: Mapping[str, str]) -> None:
     """Let the old modules be imported. names: `old.module.Name` to the module that has it, where that is another."""
     for old, now in modules.items():
         own = {key.rpartition(".")[2]: module for key, module in names.items() if key.rpartition(".")[0] == old}
-        sys.modules.setdefault(old, Moved(old, now, own))
+        module = sys.modules.setdefault(old, Moved(old, now, own))
+        parent, _, name = old.rpartition(".")
+        vars(sys.modules[parent]).setdefault(name, module)  # for `import a.b` and then `a.b.c`; a public name of the package wins
 
 
 def forwarding(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
