@@ -1,4 +1,4 @@
-"""The default choice of a solver, registered on `constrained.core.run.default_solver`, and why."""
+"""The default choice of a solver, registered on `constrained.core.choice.default_solver`, and why."""
 
 from __future__ import annotations
 
