@@ -162,6 +162,12 @@ def test_the_solver_of_the_how_to_passes_the_conformance_suite(monkeypatch):
         check(space["case"])
 
 
+def test_the_blocks_of_the_readme_run_on_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for code in code_in(ROOT / "README.md"):
+        execute(ROOT / "README.md", [code])
+
+
 # -- the workshop -----------------------------------------------------------------------------------------------------------
 def test_pre_commit_runs_what_make_check_runs():
     recipe = re.search(r"^check:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)[1]
