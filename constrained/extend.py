@@ -11,20 +11,22 @@ from .core.solver import Solver
 from .core.states import solver_state, state_enum
 from .core.status import Feature, Status
 from .core.vec import Vec, copy
-from .descent import Method, minimise
-from .linear import LinearSolution, LinearSolver, System
+from .descent import DescentStatus, Method, minimise
+from .linear import LinearSolution, LinearSolver, LinearStatus, System
 from .oracle import ConstrainedOracle
 from .sets import ConvexSet
 
 __all__ = [
     "ConstrainedOracle",
     "ConvexSet",
+    "DescentStatus",
     "Feature",
     "Fraction",
     "Function",
     "InPlace",
     "LinearSolution",
     "LinearSolver",
+    "LinearStatus",
     "Method",
     "Momentum",
     "Multipliers",
