@@ -25,7 +25,7 @@ from .core.errors import (
     Unsuitable,
 )
 from .core.event import Event
-from .core.moved import forwarding
+from .core.moved import forward_names
 from .core.optimizers import SGD, AdamW, ScalarAdam
 from .core.options import Cosine, Power
 from .core.problem import Multipliers, Point
@@ -124,7 +124,7 @@ __all__ = [
 ]
 __all__ += solvers.__all__
 
-__getattr__ = forwarding(
+forward_names(
     __name__,
     {rule: f"constrained:{rule}Accuracy" for rule in ("Estimated", "Paper")},
 )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .core.derivatives.finite_differences import Finding, Report, compare, direction
 from .core.errors import BilevelError, NonFiniteStart, ProblemError
-from .core.moved import forwarding
+from .core.moved import forward_names
 from .core.problem import Multipliers
 from .core.vec import Vec
 from .oracle import ConstrainedOracle
@@ -166,4 +166,4 @@ def norm(gradient: Tensor, c: Tensor) -> float:
     return math.hypot(float(gradient.double().norm()), float(c.double().norm()))
 
 
-__getattr__ = forwarding(__name__, {"system": "constrained.newton.kkt_system:kkt_system"})
+forward_names(__name__, {"system": "constrained.newton.kkt_system:kkt_system"})

@@ -6,7 +6,7 @@ import importlib
 import sys
 import types
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -40,12 +40,14 @@ def forward(modules: Mapping[str, str], names: Mapping[str, str]) -> None:
         vars(sys.modules[parent]).setdefault(name, module)  # for `import a.b` and then `a.b.c`; a public name of the package wins
 
 
-def forwarding(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a module that stays, for the names that left it: `{old name: "module" or "module:new name"}`."""
+def forward_names(module: str, names: Mapping[str, str]) -> None:
+    """Let the old names of a module that stays be found: `{old name: "module" or "module:new name"}`. Its `__getattr__` is put
+    there from here, so that type checkers, which would take any name after seeing one, go on to refuse misspelt names.
+    """
 
-    def __getattr__(name: str) -> Any:
+    def find(name: str) -> Any:
         if name in names:
             return moved(module, name, names[name])
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
-    return __getattr__
+    vars(sys.modules[module])["__getattr__"] = find

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
-from .moved import forwarding
+from .moved import forward_names
 from .options import Options
 from .problem import Oracle, Point
 from .status import WELCOME, Feature, Status
@@ -85,4 +85,4 @@ class Solver(Options, ABC, Generic[OracleT, StateT]):
         return (features & ~(cls.supports | WELCOME)) | (cls.requires & ~features)
 
 
-__getattr__ = forwarding(__name__, dict.fromkeys(("Problem", "Multipliers"), "constrained.core.problem"))
+forward_names(__name__, dict.fromkeys(("Problem", "Multipliers"), "constrained.core.problem"))

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .errors import ProblemError
-from .moved import forwarding
+from .moved import forward_names
 
 Tree = Any
 Scalar = float | Tensor
@@ -297,4 +297,4 @@ def finite(tree: Tree) -> bool:
     return not floats or bool(torch.stack([leaf.isfinite().all() for leaf in floats]).all())
 
 
-__getattr__ = forwarding(__name__, {"state": "constrained.core.states:named_by_module", "STATES": "constrained.core.states"})
+forward_names(__name__, {"state": "constrained.core.states:named_by_module", "STATES": "constrained.core.states"})

@@ -9,6 +9,7 @@ curvature_pairs   the memory of L-BFGS
 reformulation     a problem written as one objective
 """
 
+from ..core.moved import forward_names
 from .curvature_pairs import Pairs
 from .face_lbfgs import FaceLBFGS
 from .lbfgs import LBFGS, ProjectedLBFGS
@@ -33,3 +34,5 @@ __all__ = [
     "minimise",
     "residual",
 ]
+
+forward_names(__name__, {"Reason": "constrained.descent:DescentStatus"})

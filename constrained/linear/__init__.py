@@ -11,6 +11,7 @@ spectrum        extreme eigenvalues and norms
 diagonal        a diagonal estimated from the products made anyway
 """
 
+from ..core.moved import forward_names
 from .auto import AutoLinear
 from .cg import CG
 from .direct import Direct
@@ -36,3 +37,5 @@ __all__ = [
     "Sketch",
     "System",
 ]
+
+forward_names(__name__, {"Reason": "constrained.linear:LinearStatus"})

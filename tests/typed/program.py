@@ -108,6 +108,7 @@ def wrong() -> None:
     bilevel.solve(bilevel_problem(), max_steps="all")  # pyright: ignore[reportArgumentType]
     print(bilevel.solve(bilevel_problem()).stepz)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     print(bilevel.NoSuchSolver)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    print(constrained.Paper)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     State(0)  # pyright: ignore[reportCallIssue]
     at("fast", 3)  # pyright: ignore[reportArgumentType]
 
