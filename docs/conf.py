@@ -55,6 +55,7 @@ LINKS = docstrings.homes(bilevel, constrained, constrained.extend, bilevel.exten
 LINKS |= {"Sampler": "constrained.core.data.Sampler", "derivatives.Report": "bilevel.certificates.derivatives.Report"}
 RETURNED = {bilevel.Event, bilevel.Result, bilevel.Hypergradient, bilevel.Status, bilevel.Feature}
 RETURNED |= {constrained.extend.ConstrainedOracle, constrained.extend.Oracle}  # made by the library only
+RETURNED |= {constrained.extend.DescentStatus, constrained.extend.LinearStatus}
 RETURNED |= {bilevel.extend.BilevelOracle, bilevel.extend.Level, bilevel.extend.LevelAt}
 
 DATA = {  # what has no docstring

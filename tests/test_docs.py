@@ -14,6 +14,7 @@ from torch import nn
 
 import bilevel
 import bilevel.extend
+import bilevel.lm
 import constrained
 import constrained.extend
 from constrained.core import errors
@@ -44,7 +45,7 @@ def generated(directive: re.Match) -> str:
 REFERENCE = "\n".join(path.read_text() for path in sorted((DOCS / "reference").glob("*.md")))
 REFERENCE = re.sub(rf"^\.\. ({'|'.join(docstrings.GENERATED)}):: (.+)$", generated, REFERENCE, flags=re.MULTILINE)
 IN_REFERENCE = re.findall(r"^\.\. (?:auto\w+|py:data):: ([\w.]+)$", REFERENCE, re.MULTILINE)
-HOMES = docstrings.homes(bilevel, constrained, constrained.extend, bilevel.extend)
+HOMES = docstrings.homes(bilevel, constrained, constrained.extend, bilevel.extend, bilevel.lm)
 
 
 @pytest.mark.parametrize(("name", "home"), HOMES.items())
