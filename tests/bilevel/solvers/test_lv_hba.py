@@ -61,7 +61,7 @@ def at_stage_ends(instance, solver, **more):
     def look(event):
         s = event.state
         if before and s.c != before[0][0]:
-            ends.append((*before[0], s.guess[: s.x.size + s.y.size].clone()))
+            ends.append((*before[0], s.guess.leaves[0][: s.x.size + s.y.size].clone()))
         before[:] = [(s.c, s.x.tree().clone(), s.y.tree().clone(), event.calls.gradients)]
 
     return ends, solve(instance.problem, solver, callbacks=[look], **more)

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[3]
 FILES = ROOT / "tests" / "fixtures" / "0.1.0"
 NAMES = sorted(path.stem for path in FILES.glob("*.pt"))
 OLD = [case for case in CASES if case.name in NAMES]
+MADE = {"lv-hba-toy": (".outer", ".path", ".guess")}  # put together from what 0.1.0 kept apart
 old = pytest.mark.parametrize("case", OLD, ids=lambda case: case.name)
 
 
@@ -40,7 +41,8 @@ def test_every_file_has_its_case():
 def test_a_checkpoint_holds_the_same_bits(case):
     first = next(iterate(case.instance().problem, case.solver, resume=FILES / f"{case.name}.pt", seed=case.seed, max_steps=10**6))
     _, saved = checkpoint.load(FILES / f"{case.name}.pt")
-    now = [leaf for leaf in leaves_by_path(first.state).values() if isinstance(leaf, torch.Tensor)]
+    parts = leaves_by_path(first.state).items()
+    now = [leaf for path, leaf in parts if isinstance(leaf, torch.Tensor) and not path.startswith(MADE.get(case.name, ()))]
     assert now
     known = [leaf for leaf in now if not leaf.isnan().any() and leaf.count_nonzero()]  # an upgraded state may begin with zeros
     assert all(any(torch.equal(leaf, kept) for kept in saved.values()) for leaf in known)
