@@ -1,6 +1,6 @@
-"""The conditions of Karush, Kuhn and Tucker: residuals, multipliers, the KKT matrix as an operator.
+"""The conditions of Karush, Kuhn and Tucker: residuals, multipliers, checks of a start and of derivatives.
 
-L = f + lam'c + mu'h,  mu >= 0;      K = [[H + shift I, J'], [J, -gamma I]],  H = hess_xx L
+L = f + lam'c + mu'h,  mu >= 0
 
 stationarity      |x - P_X(x - grad_x L)|
 feasibility       |(c, max(h, 0), x - P_X(x))|
@@ -161,9 +161,9 @@ def _compared(oracle: ConstrainedOracle, x: Vec, generator: torch.Generator) -> 
     return findings
 
 
-def norm(gradient: Tensor, c: Tensor) -> float:
+def kkt_norm(gradient: Tensor, c: Tensor) -> float:
     """|(grad_x L, c)|."""
     return math.hypot(float(gradient.double().norm()), float(c.double().norm()))
 
 
-forward_names(__name__, {"system": "constrained.newton.kkt_system:kkt_system"})
+forward_names(__name__, {"norm": "constrained.kkt:kkt_norm", "system": "constrained.newton.kkt_system:kkt_system"})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +18,16 @@ from ..core.vec import Vec
 from ..linear import LinearSolution, LinearSolver, LinearStatus
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What a rule may look at: the derivatives, shift and penalties of the step, the solver's constants, and the residual
-    |b - K z| that is `enough` whatever the rule says.
+    """K z = b of one step, ready to be solved, and what a rule may look at: the derivatives, the shift and the penalties, the
+    solver's constants, and the residual |b - K z| that is `enough` whatever the rule says.
     """
 
+    solver: LinearSolver
+    prepared: Any  # what solver.init(K) returned
+    b: Vec
+    generator: torch.Generator  # of the solver's sketches
     at: Lagrangian
     rows: Tensor
     shift: float
@@ -32,24 +37,20 @@ class Situation:
     xi: float
     enough: float
 
+    def solve(self, tol: float, start: Vec | None) -> LinearSolution:
+        """z with |b - K z| <= tol."""
+        return self.solver.solve(self.prepared, self.b, tol=tol, generator=self.generator, start=start)
+
 
 class Accuracy(Options):
-    """A rule: `delta(situation, delta)` is the accuracy to ask for, `solve` runs a linear solver to it."""
+    """A rule: `delta(situation, delta)` is the accuracy to ask for, `solve` finds z to it, from `start` where a z that was not
+    accurate enough is known.
+    """
 
     def delta(self, situation: Situation, delta: float) -> float:
         return delta
 
-    def solve(
-        self,
-        solver: LinearSolver,
-        prepared: object,
-        b: Vec,
-        situation: Situation,
-        accuracy: float,
-        *,
-        generator: torch.Generator,
-        start: Vec | None,
-    ) -> LinearSolution:
+    def solve(self, situation: Situation, accuracy: float, *, start: Vec | None = None) -> LinearSolution:
         raise NotImplementedError
 
 
@@ -67,24 +68,14 @@ class EstimatedAccuracy(Accuracy):
     preconditioned: Positive = 1e-2
     floor: Positive = 10.0
 
-    def solve(
-        self,
-        solver: LinearSolver,
-        prepared: object,
-        b: Vec,
-        situation: Situation,
-        accuracy: float,
-        *,
-        generator: torch.Generator,
-        start: Vec | None,
-    ) -> LinearSolution:
-        size, eps = float(b.norm()), torch.finfo(b.dtype).eps
-        plain = getattr(solver, "preconditioner", None) is None
+    def solve(self, situation: Situation, accuracy: float, *, start: Vec | None = None) -> LinearSolution:
+        size, eps = float(situation.b.norm()), torch.finfo(situation.b.dtype).eps
+        plain = getattr(situation.solver, "preconditioner", None) is None
         tol, spent = accuracy * (self.first if plain else self.preconditioned) * size, 0
         enough = situation.enough if start is None else 0.0  # a start: the direction was no good
         tol = max(tol, enough)
         while True:
-            found = solver.solve(prepared, b, tol=max(tol, self.floor * eps * size), generator=generator, start=start)
+            found = situation.solve(max(tol, self.floor * eps * size), start)
             spent += found.products
             known = found.smallest is not None and found.largest is not None and found.reason is LinearStatus.SOLVED
             least = self.floor * eps * ((found.largest or 0.0) * float(found.x.norm()) + size)
@@ -113,21 +104,11 @@ class PaperAccuracy(Accuracy):
         trial = (0.5 - s.beta) * s.eta2 / ((1 + s.eta1 + s.eta2) * upsilon**2 * psi**2)
         return max(min(delta, trial), self.least)
 
-    def solve(
-        self,
-        solver: LinearSolver,
-        prepared: object,
-        b: Vec,
-        situation: Situation,
-        accuracy: float,
-        *,
-        generator: torch.Generator,
-        start: Vec | None,
-    ) -> LinearSolution:
+    def solve(self, situation: Situation, accuracy: float, *, start: Vec | None = None) -> LinearSolution:
         H, J, psi = self._parts(situation)
         B = H + situation.shift * torch.eye(len(H), dtype=H.dtype, device=H.device)
         norm = math.sqrt(float(B.norm()) ** 2 + 2 * float(J.norm()) ** 2)
-        return solver.solve(prepared, b, tol=accuracy * float(b.norm()) / (norm * psi), generator=generator, start=start)
+        return situation.solve(accuracy * float(situation.b.norm()) / (norm * psi), start)
 
     @staticmethod
     def _parts(situation: Situation) -> tuple[Tensor, Tensor, float]:

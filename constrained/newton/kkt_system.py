@@ -11,7 +11,7 @@ from ..core.derivatives.tape import Lagrangian
 from ..core.vec import Vec
 from ..linear import System
 
-# -- the KKT matrix ---------------------------------------------------------------------------------------------------------
+DENSE = 300  # unknowns n + m up to which H and J are formed, with the eigenvalues of the reduced Hessian and the rank of J
 FULL = 0.1  # of K stored: from there on L D L' is faster than L U (4 times at 1,000 and 2,000 unknowns), and knows the inertia
 
 
@@ -52,8 +52,9 @@ def kkt_system(at: Lagrangian, rows: Tensor, *, shift: float = 0.0, gamma: float
         J = rows[:, None] * at.tape.jacobian
         return torch.cat([J, -gamma * torch.eye(m, dtype=J.dtype, device=J.device)], 1)
 
-    c = at.tape._c
-    given = [*at.summands.values(), at.tape.J] if at.explicit and (c is None or c.own.jacobian is not None) else []
+    _, *equalities = at.tape.parts
+    explicit = at.explicit and all(c.own.jacobian is not None for c in equalities)
+    given = [*at.summands.values(), at.tape.J] if explicit else []
     thin = any(A.sparse for A in given)
     full = bool(given) and sum(A.stored for A in at.summands.values()) + 2 * at.tape.J.stored > FULL * (n + m) ** 2
     like = Vec.of(torch.cat([at.gradient, at.tape.c]))

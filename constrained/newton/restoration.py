@@ -2,6 +2,9 @@
 
     [[mu I, J'], [J, -I]] (d, w) = (-0, -c)   <=>   (J'J + mu I) d = -J'c,      mu by Nielsen's update
 
+`restore` minimises; `restart` makes an iterate of what it found, with least-squares multipliers, or the verdict that no point
+near has less violation.
+
 Source: Madsen, Nielsen and Tingleff, Methods for non-linear least squares problems, 2004; the second-order term from step 20 on
 (hess of c'c kept where it does not spoil the curvature) and the tests are this library's.
 """
@@ -11,14 +14,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from .. import kkt
 from ..core.derivatives.tape import Tape
+from ..core.status import Status
 from ..core.vec import Vec
 from ..oracle import ConstrainedOracle
+from .iterate import Iterate
 
 STATIONARY = 1e-6  # |J'c| / |c| at which a violation that does not fall any more counts as locally least
 STEPS = 300
 SECOND_ORDER = 20  # steps after which the curvature of c enters
+LARGEST = 1e3  # multipliers beyond which those of the least squares are not used
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,39 @@ class Violation:
     x: Vec
     violation: float
     slope: float
+
+
+@dataclass(frozen=True)
+class Restart:
+    """`outcome` RUNNING: Newton's method goes on from `iterate`; else the verdict, and where x is then (None: where it was)."""
+
+    outcome: Status
+    iterate: Iterate | None = None
+
+
+def stationary(tape: Tape, here: Iterate) -> bool:
+    """x is stationary for |c|^2, its rows scaled."""
+    return float(tape.vjp(here.rows * here.c).norm()) <= STATIONARY * float(here.c.norm())
+
+
+def restart(oracle: ConstrainedOracle, here: Iterate, start: Vec, *, violation: float, share: float, tol: float) -> Restart:
+    """An iterate with less than 0.9 of the `violation` |c|, by restoration from `start` down to `share` of it."""
+    found = restore(oracle, start, target=share * violation, tol=tol)
+    if found.violation > tol and found.slope <= STATIONARY:
+        return Restart(Status.LOCALLY_INFEASIBLE, Iterate.at(oracle, found.x, here.lam, here.rows))
+    if found.violation > 0.9 * violation:
+        return Restart(Status.STALLED)
+    tape = oracle.tape(found.x)
+    if not bool(tape.gradient.isfinite().all()):
+        return Restart(Status.NONFINITE)
+    return Restart(Status.RUNNING, Iterate.at(oracle, found.x, _multipliers(tape, here.rows), here.rows))
+
+
+def _multipliers(tape: Tape, rows: Tensor) -> Tensor:
+    """Those of least squares, of the scaled rows; zero where they are large, at points where J is nearly singular."""
+    J = tape.jacobian
+    lam, _ = kkt.least_squares(rows[:, None] * J, J.new_zeros(0, len(tape.x)), tape.gradient, None)
+    return lam if bool(lam.abs().max() <= LARGEST) else torch.zeros_like(lam)
 
 
 def restore(oracle: ConstrainedOracle, x: Vec, *, target: float, tol: float) -> Violation:

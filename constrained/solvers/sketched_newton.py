@@ -17,11 +17,17 @@ Algorithm (one outer step)
     (4) alpha = 1, 1/2, 1/4, ... until A(x + alpha dx, lam + alpha dlam) <= A + alpha beta D
     (5) (x, lam) <- (x, lam) + alpha z
 
-    Where (3) or (4) fails, or x is stationary for |c|^2 and infeasible, |c|^2 is minimised (`restoration.py`): the loop goes on
-    from a point with less violation, or ends as LOCALLY_INFEASIBLE.
+Safeguards (`robust`)
+    Where (3) or (4) fails with every B, or x is stationary for |c|^2 and infeasible, |c|^2 is minimised: the loop goes on from a
+    point with less violation, or ends as LOCALLY_INFEASIBLE. Where the residual does not fall for long, the same from the start:
+    a second attempt. Where z keeps c and B was shifted, alpha = 10, 100, ... is tried too, which tells unbounded problems.
+
+Where it stands
+    (1) shifts.py, (2) accuracy.py, (3) `_direction` with the slope in merit.py, (4) merit.py, the safeguards restoration.py; all
+    in constrained/newton
 
 Notation
-    xi, beta, nu, theta, delta, eta1, eta2 as in the paper; J is its G, Psi and Upsilon of its accuracy rule are in `accuracy.py`.
+    xi, beta, nu, theta, delta, eta1, eta2 as in the paper; J is its G, Psi and Upsilon of its accuracy rule are in accuracy.py.
 
 References
     Hong, Na, Mahoney, Kolar: Constrained optimization via exact augmented Lagrangian and randomized iterative sketching, ICML
@@ -32,7 +38,6 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -40,31 +45,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import kkt
-from ..core.derivatives.tape import Lagrangian, Tape
+from ..core.derivatives.tape import Lagrangian
 from ..core.options import Fraction, Positive, Steps
 from ..core.problem import Multipliers, Point
 from ..core.solver import Solver
 from ..core.states import solver_state
 from ..core.status import Feature, Status
 from ..core.vec import Vec
-from ..linear import LinearSolution, LinearSolver, LinearStatus
+from ..linear import LinearSolver
 from ..linear.auto import AutoLinear
 from ..linear.sketch import Gaussian
 from ..newton.accuracy import Accuracy, EstimatedAccuracy, PaperAccuracy, Situation
-from ..newton.kkt_system import kkt_system
-from ..newton.restoration import STATIONARY, Violation, restore
+from ..newton.iterate import Iterate
+from ..newton.kkt_system import DENSE, kkt_system
+from ..newton.merit import Merit, backtrack, expand
+from ..newton.restoration import restart, stationary
+from ..newton.shifts import Modification, indefinite, modifications
 from ..oracle import ConstrainedOracle
 
-HALVINGS = 60
+HALVINGS, FEW = 60, 2  # of the step length; of a tentative step's
+STUCK = 3  # steps in a row at stationary points of |c|^2 before the restoration
 PATIENCE = 100  # steps without a tenth less residual before the second attempt, and before the end
-DENSE = 300  # unknowns n + m up to which H and J are formed, with the eigenvalues of the reduced Hessian and the rank of J
+RESTORATIONS = 50
 ETA1, ETA2 = 1e8, 1e-8  # limits of the penalties
 
 
 @solver_state("SketchedNewtonState")
 class SketchedNewtonState:
-    """The pair, the merit function's penalties, the accuracy."""
+    """The pair, the merit function's penalties, the accuracy; what was found at the pair; what the safeguards count."""
 
     k: int
     x: Vec
@@ -84,23 +92,6 @@ class SketchedNewtonState:
     waited: int  # steps since
     attempts: int
     outcome: Status
-
-
-@dataclass(frozen=True)
-class Here:
-    """A point: f, g = grad_x L and c there, its rows scaled."""
-
-    value: float
-    g: Tensor
-    c: Tensor
-
-    @property
-    def b(self) -> Tensor:
-        return -torch.cat([self.g, self.c])
-
-    @property
-    def finite(self) -> bool:
-        return math.isfinite(self.value) and bool(self.g.isfinite().all()) and bool(self.c.isfinite().all())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,32 +148,57 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
     def init(self, oracle: ConstrainedOracle, start: Point) -> SketchedNewtonState:
         x = start.x
         tape = oracle.tape(x)
+        n, m = len(tape.x), tape.m
         given = start.multipliers.equality if start.multipliers is not None else None
         rows = torch.ones_like(tape.c)
-        if self.scaling and tape.m and tape.m + len(tape.x) <= DENSE:
+        if self.scaling and m and n + m <= DENSE:
             rows = (100.0 / tape.jacobian.abs().amax(1).clamp(min=100.0)).clamp(min=1e-8)
-        inf = math.inf
         lam = torch.zeros_like(tape.c) if given is None else torch.as_tensor(given).to(tape.c) / rows
         blank = SketchedNewtonState(
-            0, x, lam, rows, self.eta1, self.eta2, self._delta(tape), inf, inf, inf, 0, 0, 0, x, inf, 0, 1, Status.RUNNING
+            k=0,
+            x=x,
+            lam=lam,
+            rows=rows,
+            eta1=self.eta1,
+            eta2=self.eta2,
+            delta=self._first_delta(n + m),
+            residual=math.inf,
+            violation=math.inf,
+            value=math.inf,
+            products=0,
+            stuck=0,
+            restored=0,
+            start=x,
+            best=math.inf,
+            waited=0,
+            attempts=1,
+            outcome=Status.RUNNING,
         )
-        return self._judged(blank, self._look(oracle, blank, x, lam))
+        return self._moved(blank, Iterate.at(oracle, x, lam, rows))
 
     def step(self, oracle: ConstrainedOracle, state: SketchedNewtonState) -> SketchedNewtonState:
         at = oracle.tape(state.x).lagrangian(state.rows * state.lam)
-        here = Here(float(at.tape.value), at.gradient, state.rows * at.tape.c)
-        new = replace(state, k=state.k + 1, stuck=state.stuck + 1 if self._stuck(at, here, state) else 0)
-        if self.robust and new.stuck > 3:
-            return self._restored(oracle, new)
-        if self.robust and new.waited > PATIENCE:
-            return self._again(oracle, new)
+        here = Iterate.of(at, state.lam, state.rows)
+        s = replace(state, k=state.k + 1, stuck=self._stuck(at, here, state))
+        if self.robust and (s.stuck > STUCK or s.waited > PATIENCE):
+            return self._elsewhere(oracle, s, here)
         if not here.finite:
-            return replace(new, outcome=Status.NONFINITE)
-        for shift, gamma, last in self._modifications(at, here, new):
-            moved = self._newton(oracle, new, at, here, shift, gamma, last)
-            if moved is not None:
-                return moved
-        return self._restored(oracle, new) if self.robust else replace(new, outcome=Status.DEGENERATE)
+            return replace(s, outcome=Status.NONFINITE)
+        for modification in modifications(at, here, xi=self.xi, robust=self.robust):  # (1)
+            # K z = b, as exactly as it takes for z to be a direction of sufficient descent
+            found = self._direction(s, at, here, modification, oracle.f.seed)  # (2), (3)
+            if found is None or (modification.tentative and found.state.eta1 > s.eta1):
+                continue
+            # the first alpha = 1, 1/2, 1/4, ... with A(alpha) <= A + alpha beta D
+            new, z, halvings = found.state, found.z, FEW if modification.tentative else HALVINGS
+            there = backtrack(oracle, found.merit, here, z, found.slope, beta=self.beta, halvings=halvings)  # (4)
+            if there is Status.NONFINITE:
+                return replace(new, outcome=Status.NONFINITE)
+            if isinstance(there, Iterate):
+                moved = self._moved(new, there)  # (5)
+                further = self.robust and modification.shift > 0 and moved.outcome is Status.RUNNING
+                return self._moved(new, expand(oracle, found.merit, here, there, z)) if further else moved
+        return self._restored(oracle, s, here) if self.robust else replace(s, outcome=Status.DEGENERATE)
 
     def terminate(self, oracle: ConstrainedOracle, state: SketchedNewtonState) -> Status:
         return state.outcome
@@ -193,201 +209,115 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
     def monitor(self, state: SketchedNewtonState) -> dict[str, float]:
         return {"objective": state.value, "residual": state.residual, "feasibility": state.violation, "products": state.products}
 
-    def _delta(self, tape: Tape) -> float:
-        return self.delta if self.delta is not None else 0.1 if len(tape.x) + tape.m <= DENSE else 0.5
-
     # -- the parts of a step ----------------------------------------------------------------------------------------------
-    def _look(self, oracle: ConstrainedOracle, s: SketchedNewtonState, x: Vec, lam: Tensor) -> Here:
-        tape = oracle.tape(x)
-        return Here(float(tape.value), tape.gradient_of_lagrangian(s.rows * lam), s.rows * tape.c)
+    def _first_delta(self, unknowns: int) -> float:
+        return self.delta if self.delta is not None else 0.1 if unknowns <= DENSE else 0.5
 
-    def _merit(self, p: Here, lam: Tensor, s: SketchedNewtonState) -> float:
-        """A = f + lam'c + eta1/2 |c|^2 + eta2/2 |g|^2."""
-        g, c, lam = p.g.double(), p.c.double(), lam.double()
-        return p.value + float(lam @ c) + 0.5 * s.eta1 * float(c @ c) + 0.5 * s.eta2 * float(g @ g)
-
-    def _slope(self, p: Here, z: Tensor, shift: float, gamma: float, residual: float, s: SketchedNewtonState) -> float:
-        """D = grad A' z without a product: K0 z = b - r - (shift dx, -gamma dlam), and r adds at most its norm."""
-        g, c, z = p.g.double(), p.c.double(), z.double()
-        dx, dlam = z[: len(g)], z[len(g) :]
-        of_x, of_c = -g - shift * dx, -c + gamma * dlam  # the two parts of K0 z + r
-        D = g @ dx + c @ dlam + s.eta2 * (g @ of_x) + s.eta1 * (c @ of_c)
-        return float(D) + (s.eta2 * float(g.norm()) + s.eta1 * float(c.norm())) * residual
-
-    def _modifications(self, at: Lagrangian, here: Here, s: SketchedNewtonState) -> Iterator[tuple[float, float, bool]]:
-        """(1): pairs (shift, gamma) to try in turn, and whether the last has come."""
-        n, m = len(here.g), len(here.c)
-        b = float(here.b.norm())
-        if n + m > DENSE and self.robust:
-            yield 0.0, 0.0, True
-            yield from ((1e-4 * 10.0**power, 1e-8, True) for power in range(12))
-            return
-        J, H = s.rows[:, None] * at.tape.jacobian, at.hessian
-        _, values, V = torch.linalg.svd(J, full_matrices=True)
-        largest = float(values.max()) if m else 0.0
-        rank = int((values > 1e-6 * largest).sum())
-        gamma = 1e-3 * min(1.0, b) if rank < m else 0.0
-        Z = V[int((values > 1e-12 * largest).sum()) :].T  # null space of J
-        size = float(H.norm())
-        low = float(torch.linalg.eigvalsh(Z.T @ H @ Z)[0]) if Z.shape[1] else math.inf
-        large = self.xi + size
-        if not self.robust:
-            if m and largest > 0 and float(values.min()) ** 2 < 1e-2:
-                return  # the published code's "singular"
-            yield (large if low < 1e-6 and m < n else 0.0), 0.0, True
-        elif low < -1e-6 * size:
-            yield large, gamma, True
-        elif low <= 1e-6 * size:
-            yield min(1e-2, b) * 1e-2 * size + 1e-8 * max(size, 1e-8), gamma, False
-            yield large, gamma, True
-        else:
-            yield 0.0, gamma, True
-
-    def _newton(
-        self,
-        oracle: ConstrainedOracle,
-        s: SketchedNewtonState,
-        at: Lagrangian,
-        here: Here,
-        shift: float,
-        gamma: float,
-        last: bool,
-    ) -> SketchedNewtonState | None:
-        """(2) to (5) with one B; None where it gives no good step."""
-        found = self._direction(s, at, here, shift, gamma, oracle.f.seed)
-        if found is None:
-            return None
-        z, D, new = found
-        if not last and new.eta1 > s.eta1:
-            return None
-        moved = self._search(oracle, new, here, z, D, HALVINGS if last else 2)
-        if moved is not None and shift > 0 and self.robust:
-            return self._expand(oracle, new, here, z, moved)
-        return moved
+    def _system(self, s: SketchedNewtonState, at: Lagrangian, here: Iterate, modification: Modification, seed: int) -> Situation:
+        """K z = b, ready to be solved."""
+        K = kkt_system(at, s.rows, shift=modification.shift, gamma=modification.gamma, dense=here.dense)
+        return Situation(
+            solver=self.linear_solver,
+            prepared=self.linear_solver.init(K),
+            b=Vec.of(here.b),
+            generator=torch.Generator().manual_seed(_seed(seed, s.k)),
+            at=at,
+            rows=s.rows,
+            shift=modification.shift,
+            eta1=s.eta1,
+            eta2=s.eta2,
+            beta=self.beta,
+            xi=self.xi,
+            enough=0.0 if here.dense else 0.1 * self.tolerance,
+        )
 
     def _direction(
-        self, s: SketchedNewtonState, at: Lagrangian, here: Here, shift: float, gamma: float, seed: int
-    ) -> tuple[Tensor, float, SketchedNewtonState] | None:
-        """(2), (3): a direction of sufficient descent, its slope D, and the state with new penalties."""
-        n, m, b = len(here.g), len(here.c), here.b
-        prepared = self.linear_solver.init(kkt_system(at, s.rows, shift=shift, gamma=gamma, dense=n + m <= DENSE))
-        generator = torch.Generator().manual_seed(_seed(seed, s.k))
-        norm_b = float(b.norm())
+        self, s: SketchedNewtonState, at: Lagrangian, here: Iterate, modification: Modification, seed: int
+    ) -> Direction | None:
+        """(2), (3) with one K. None: K has the wrong inertia, or z is no direction of descent for any penalties."""
+        situation, norm_b = self._system(s, at, here, modification, seed), float(here.b.norm())
         theta = min(1.0, norm_b**0.5) if self.superlinear else 1.0
-        enough = 0.1 * self.tolerance if n + m > DENSE else 0.0
-        new, start = replace(s, products=s.products + prepared.spent), None
+        new, known = replace(s, products=s.products + situation.prepared.spent), None
         while True:
-            situation = Situation(at, new.rows, shift, new.eta1, new.eta2, self.beta, self.xi, enough)
+            situation, merit = replace(situation, eta1=new.eta1, eta2=new.eta2), Merit(new.eta1, new.eta2)
             delta = self.accuracy.delta(situation, new.delta)
-            found = self.accuracy.solve(
-                self.linear_solver, prepared, Vec.of(b), situation, theta * delta, generator=generator, start=start
-            )
+            # z with |b - K z| <= theta delta (s / |K|) |b|, from the z of the last accuracy on
+            found = self.accuracy.solve(situation, theta * delta, start=known)  # (2)
+            z, known = found.x.ravel(), found.x
             new = replace(new, delta=delta, products=new.products + found.products)
-            z = found.x.ravel()
-            if not bool(z.isfinite().all()) or (n + m > DENSE and _indefinite(found, m)):
+            if not bool(z.isfinite().all()) or (not here.dense and indefinite(found, len(here.c))):
                 return None
-            D = self._slope(here, z, shift, gamma, found.residual, new)
-            enough = -0.5 * new.eta2 * norm_b**2
-            if enough >= D:
-                return z, D, new
-            if new.eta1 > ETA1 or new.eta2 < ETA2:
-                return (z, D, new) if D < 0 else None
-            new = replace(new, eta1=self.nu**2 * new.eta1, eta2=new.eta2 / self.nu, delta=new.delta / self.nu**4)
-            start = found.x
+            slope = merit.slope(here, z, modification, found.residual)
+            if slope <= -0.5 * new.eta2 * norm_b**2:
+                return Direction(z, slope, merit, new)
+            if new.eta1 > ETA1 or new.eta2 < ETA2:  # any descent is good enough
+                return Direction(z, slope, merit, new) if slope < 0 else None
+            new = replace(new, eta1=self.nu**2 * new.eta1, eta2=new.eta2 / self.nu, delta=new.delta / self.nu**4)  # (3)
 
-    def _search(
-        self, oracle: ConstrainedOracle, s: SketchedNewtonState, here: Here, z: Tensor, D: float, halvings: int
-    ) -> SketchedNewtonState | None:
-        """(4), (5)."""
-        merit = self._merit(here, s.lam, s)
-        slack = 50 * torch.finfo(s.x.dtype).eps * max(1.0, abs(merit))
-        alpha, finite = 1.0, False
-        for _ in range(halvings + 1):
-            x, lam = self._moved(s, z, alpha)
-            there = self._look(oracle, s, x, lam)
-            trial = self._merit(there, lam, s)
-            finite = there.finite
-            if math.isfinite(trial) and trial <= merit + alpha * self.beta * D + slack:
-                return self._judged(replace(s, x=x, lam=lam), there)
-            alpha *= 0.5
-        return None if finite else replace(s, outcome=Status.NONFINITE)
-
-    def _expand(
-        self, oracle: ConstrainedOracle, s: SketchedNewtonState, here: Here, z: Tensor, moved: SketchedNewtonState
-    ) -> SketchedNewtonState:
-        """Along a direction of no curvature that keeps c: ten times the step while the merit falls in proportion."""
-        if float(here.c.norm()) > 1e-6 or moved.outcome != Status.RUNNING:
-            return moved
-        first, alpha = self._merit(here, s.lam, s), 1.0
-        best = self._merit(self._look(oracle, s, moved.x, moved.lam), moved.lam, s)
-        while best > -1e25:
-            alpha *= 10.0
-            x, lam = self._moved(s, z, alpha)
-            there = self._look(oracle, s, x, lam)
-            trial = self._merit(there, lam, s)
-            if not (math.isfinite(trial) and trial - first <= 5 * (best - first) < 0):
-                break
-            best, moved = trial, self._judged(replace(s, x=x, lam=lam), there)
-        return moved
-
-    def _moved(self, s: SketchedNewtonState, z: Tensor, alpha: float) -> tuple[Vec, Tensor]:
-        n = s.x.size
-        return s.x.add(s.x.unravel(z[:n]), alpha), s.lam + alpha * z[n:]
-
-    # -- verdicts, on unscaled quantities ---------------------------------------------------------------------------------
-    def _judged(self, s: SketchedNewtonState, p: Here) -> SketchedNewtonState:
-        c = p.c / s.rows
-        residual, violation = kkt.norm(p.g, c), float(c.double().norm())
+    def _moved(self, s: SketchedNewtonState, there: Iterate) -> SketchedNewtonState:
+        """(5), and the verdict there, on unscaled quantities."""
+        residual, violation = there.residual, there.violation
         outcome = Status.RUNNING
         if residual <= self.tolerance:
             outcome = Status.CONVERGED
-        elif violation <= 1e-6 and (p.value < -1e20 or float(s.x.norm()) > 1e15):
+        elif violation <= 1e-6 and (there.value < -1e20 or float(there.x.norm()) > 1e15):
             outcome = Status.UNBOUNDED
         better = residual <= 0.9 * s.best
-        best, waited = (residual, 0) if better else (s.best, s.waited + 1)
-        return replace(s, residual=residual, violation=violation, value=p.value, best=best, waited=waited, outcome=outcome)
+        return replace(
+            s,
+            x=there.x,
+            lam=there.lam,
+            residual=residual,
+            violation=violation,
+            value=there.value,
+            best=residual if better else s.best,
+            waited=0 if better else s.waited + 1,
+            outcome=outcome,
+        )
 
-    def _stuck(self, at: Lagrangian, here: Here, s: SketchedNewtonState) -> bool:
-        """x is stationary for |c|^2 and not feasible."""
-        if s.violation <= self.tolerance:
-            return False
-        return float(at.tape.vjp(s.rows * here.c).norm()) <= 1e-6 * float(here.c.norm())
+    # -- safeguards -------------------------------------------------------------------------------------------------------
+    def _stuck(self, at: Lagrangian, here: Iterate, s: SketchedNewtonState) -> int:
+        """Steps in a row at points that are stationary for |c|^2 and not feasible."""
+        return s.stuck + 1 if s.violation > self.tolerance and stationary(at.tape, here) else 0
 
-    def _restored(self, oracle: ConstrainedOracle, s: SketchedNewtonState) -> SketchedNewtonState:
-        """Less violation and least-squares multipliers, or the verdict."""
-        if s.violation <= self.tolerance:
-            return replace(s, outcome=Status.PRECISION if s.residual <= 1e3 * self.tolerance else Status.LINE_SEARCH)
-        if s.restored >= 50:
-            return replace(s, outcome=Status.STALLED)
-        return self._from(oracle, s, restore(oracle, s.x, target=0.1 * s.violation, tol=self.tolerance))
-
-    def _again(self, oracle: ConstrainedOracle, s: SketchedNewtonState) -> SketchedNewtonState:
-        """The second attempt, from the start with its violation reduced first; STALLED after that."""
+    def _elsewhere(self, oracle: ConstrainedOracle, s: SketchedNewtonState, here: Iterate) -> SketchedNewtonState:
+        """Where Newton's steps lead nowhere: restored from x, or the second attempt; STALLED after that."""
+        if s.stuck > STUCK:
+            return self._restored(oracle, s, here)
         if s.attempts > 1 or s.violation <= self.tolerance:
             return replace(s, outcome=Status.STALLED)
-        found = restore(oracle, s.start, target=1e-3 * s.violation, tol=self.tolerance)
-        return self._from(oracle, replace(s, attempts=2, waited=0, best=math.inf), found)
+        return self._restarted(oracle, replace(s, attempts=2, waited=0, best=math.inf), here, s.start, share=1e-3)
 
-    def _from(self, oracle: ConstrainedOracle, s: SketchedNewtonState, found: Violation) -> SketchedNewtonState:
-        """On from where the restoration ended, with least-squares multipliers; or the verdict."""
-        stationary = found.violation > self.tolerance and found.slope <= STATIONARY
-        if stationary or found.violation > 0.9 * s.violation:
-            if not stationary:
-                return replace(s, outcome=Status.STALLED)
-            there = self._look(oracle, s, found.x, s.lam)
-            return replace(self._judged(replace(s, x=found.x), there), outcome=Status.LOCALLY_INFEASIBLE)
-        tape = oracle.tape(found.x)
-        if not bool(tape.gradient.isfinite().all()):
-            return replace(s, outcome=Status.NONFINITE)
-        lam, _ = kkt.least_squares(s.rows[:, None] * tape.jacobian, tape.jacobian.new_zeros(0, len(tape.x)), tape.gradient, None)
-        lam = lam if bool(lam.abs().max() <= 1e3) else torch.zeros_like(lam)
-        s = replace(s, x=found.x, lam=lam, eta1=self.eta1, eta2=self.eta2, delta=self._delta(tape), restored=s.restored + 1)
-        return self._judged(s, self._look(oracle, s, found.x, lam))
+    def _restored(self, oracle: ConstrainedOracle, s: SketchedNewtonState, here: Iterate) -> SketchedNewtonState:
+        """From x on with less violation, or the verdict where there is none to reduce, or it was reduced often enough."""
+        if s.violation <= self.tolerance:
+            return replace(s, outcome=Status.PRECISION if s.residual <= 1e3 * self.tolerance else Status.LINE_SEARCH)
+        if s.restored >= RESTORATIONS:
+            return replace(s, outcome=Status.STALLED)
+        return self._restarted(oracle, s, here, s.x, share=0.1)
+
+    def _restarted(
+        self, oracle: ConstrainedOracle, s: SketchedNewtonState, here: Iterate, start: Vec, *, share: float
+    ) -> SketchedNewtonState:
+        """From where the restoration of `start` ended, with the penalties and the accuracy of a first step; or the verdict."""
+        found = restart(oracle, here, start, violation=s.violation, share=share, tol=self.tolerance)
+        if found.iterate is None:
+            return replace(s, outcome=found.outcome)
+        if found.outcome is not Status.RUNNING:
+            return replace(self._moved(s, found.iterate), outcome=found.outcome)
+        delta = self._first_delta(len(here.b))
+        fresh = replace(s, eta1=self.eta1, eta2=self.eta2, delta=delta, restored=s.restored + 1)
+        return self._moved(fresh, found.iterate)
 
 
-def _indefinite(found: LinearSolution, m: int) -> bool:
-    """The linear solver met negative curvature on the null space of J: K then has more than m negative eigenvalues."""
-    return found.reason is LinearStatus.NEGATIVE_CURVATURE or (found.inertia is not None and found.inertia[1] > m)
+@dataclass(frozen=True)
+class Direction:
+    """What (2) and (3) end with: z, the slope D of the merit function along it, and the state with the penalties they took."""
+
+    z: Tensor
+    slope: float
+    merit: Merit
+    state: SketchedNewtonState
 
 
 def _seed(seed: int, k: int) -> int:

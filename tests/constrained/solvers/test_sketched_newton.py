@@ -8,8 +8,10 @@ from bilevel import Point, Status
 from constrained import ConstrainedProblem, Direct, Minres, Sketch, SketchedNewton, solve
 from constrained.core.errors import NonFiniteStart, Unsuitable
 from constrained.newton.accuracy import EstimatedAccuracy, PaperAccuracy
+from constrained.newton.iterate import Iterate
+from constrained.newton.merit import Merit
+from constrained.newton.shifts import Modification
 from constrained.sets import Box
-from constrained.solvers.sketched_newton import Here
 from problems.cutest import CUTEST, PAPER_47, cutest
 from problems.logistic import logistic
 from problems.pde import poisson_control
@@ -174,19 +176,17 @@ def test_the_slope_is_that_of_the_merit_function():
     oracle = instance.problem.oracle()
     state = solver.init(oracle, Point(oracle.variables["x"] * 1.1))
     at = oracle.tape(state.x).lagrangian(state.lam)
-    here = Here(float(at.tape.value), at.gradient, state.rows * at.tape.c)
+    here, merit = Iterate.of(at, state.lam, state.rows), Merit(state.eta1, state.eta2)
     shift, gamma = 0.3, 0.01
     n, m = len(here.g), len(here.c)
     J, eye = at.tape.jacobian, torch.eye(n, dtype=F64)
     K = torch.cat([torch.cat([at.hessian + shift * eye, J.T], 1), torch.cat([J, -gamma * torch.eye(m, dtype=F64)], 1)])
     z = torch.linalg.solve(K, here.b)
 
-    def merit(t: float) -> float:
-        x, lam = solver._moved(state, z, t)
-        return solver._merit(solver._look(oracle, state, x, lam), lam, state)
-
     h = 1e-5
-    assert solver._slope(here, z, shift, gamma, 0.0, state) == pytest.approx((merit(h) - merit(-h)) / (2 * h), rel=1e-6)
+    difference = merit(here.moved(oracle, z, h)) - merit(here.moved(oracle, z, -h))
+    slope = merit.slope(here, z, Modification(shift=shift, gamma=gamma), 0.0)
+    assert slope == pytest.approx(difference / (2 * h), rel=1e-6)
 
 
 @pytest.mark.parametrize("accuracy", [EstimatedAccuracy(), PaperAccuracy()], ids=lambda a: type(a).__name__)
