@@ -36,13 +36,12 @@ from torch import Tensor
 
 from constrained.core.options import Count, Momentum, Positive, Power, Schedule, Steps, at
 from constrained.core.problem import Point
-from constrained.core.solver import Solver
 from constrained.core.states import solver_state
-from constrained.core.status import Feature, Status
+from constrained.core.status import Status
 from constrained.core.vec import Vec
 
 from ..oracle import BilevelOracle
-from ..single_loop import grown, largest_curvature, size
+from ..single_loop import SingleLoop, curvature_for, grown, nothing, size, step_size
 
 LONGEST = 0.1  # step of v where none is given
 TINY = 1e-30  # a length of m that is none
@@ -66,7 +65,7 @@ class BORepState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BORep(Solver[BilevelOracle, BORepState]):
+class BORep(SingleLoop[BORepState]):
     """BO-REP: normalised momentum for x, few steps of y, one product with g_yy and one with g_xy a step.
 
     x along m / |m|, m the average of f_x - g_xy v; v by one step on g_yy v = f_y; y by a few steps on g every few steps of x.
@@ -93,11 +92,8 @@ class BORep(Solver[BilevelOracle, BORepState]):
     Source: arXiv 2401.09587, Algorithms 1 to 3; see the module for the deviations.
     """
 
-    supports: ClassVar[Feature] = Feature.LOWER | Feature.SAMPLES | Feature.X_SET
-    requires: ClassVar[Feature] = Feature.LOWER
-    stochastic: ClassVar[bool] = True
+    monitored: ClassVar[tuple[str, ...]] = ("upper", "linear")
 
-    tol: Positive | None = None
     eta: Positive | Schedule = Power(0.1, 0.5)
     beta: Momentum = 0.9
     nu: Positive | Schedule | None = None
@@ -120,21 +116,32 @@ class BORep(Solver[BilevelOracle, BORepState]):
 
     def init(self, oracle: BilevelOracle, start: Point) -> BORepState:
         x, y, n = start.x, start.y, 0
-        L = largest_curvature(oracle, x, y) if None in (self.nu, self.gamma) else 1.0
-        gamma = 0.5 / L if self.gamma is None else at(self.gamma, 0)
+        L = curvature_for(oracle, start, self.nu, self.gamma)
+        gamma = step_size(self.gamma, 0, 0.5 / L)
         for e in range(self.epochs):
             steps, radius = 2**e * self.epoch_steps, self.epoch_radius and self.epoch_radius / 2 ** (e / 2)
             y = self._lower(oracle, x, y, gamma / 2**e, steps, radius, n)
             n += steps
-        nothing = torch.zeros((), dtype=torch.float64, device=y.device)
-        return BORepState(0, n, x, y, y.zeros(), x.zeros(), L, size(x, start.y), nothing, nothing, nothing)
+        return BORepState(
+            k=0,
+            draws=n,
+            x=x,
+            y=y,
+            v=y.zeros(),
+            m=x.zeros(),
+            curvature=L,
+            scale=size(x, start.y),
+            steepest=nothing(y),
+            upper=nothing(y),
+            linear=nothing(y),
+        )
 
     def step(self, oracle: BilevelOracle, state: BORepState) -> BORepState:
         f, g, X = oracle.f, oracle.g, oracle.X
         k, n, x, y, v, m, L = state.k, state.draws, state.x, state.y, state.v, state.m, state.curvature
         eta = at(self.eta, k)
-        gamma = 0.5 / L if self.gamma is None else at(self.gamma, k)
-        nu = min(LONGEST, 0.5 / L) if self.nu is None else at(self.nu, k)
+        gamma = step_size(self.gamma, k, 0.5 / L)
+        nu = step_size(self.nu, k, min(LONGEST, 0.5 / L))
 
         if k > 0 and k % self.period == 0:
             y, n = self._lower(oracle, x, y, gamma, self.inner, self.radius, n), n + self.inner  # (1)
@@ -151,15 +158,12 @@ class BORep(Solver[BilevelOracle, BORepState]):
         steepest = torch.maximum(state.steepest, f_y.norm())
         return replace(state, k=k + 1, draws=n, x=x, y=y, v=v, m=m, steepest=steepest, upper=upper, linear=r.norm())
 
+    def copies(self, state: BORepState) -> tuple[Vec, ...]:
+        return (state.y,)
+
     def terminate(self, oracle: BilevelOracle, state: BORepState) -> Status:
-        status = grown(state.scale, state.x, state.y)
+        status = super().terminate(oracle, state)
         return status if status.done else grown(state.scale + float(state.steepest), state.v)
-
-    def monitor(self, state: BORepState) -> dict[str, float | Tensor]:
-        return {"upper": state.upper, "linear": state.linear} if state.k else {}
-
-    def answer(self, oracle: BilevelOracle, state: BORepState) -> Point:
-        return Point(state.x, state.y)
 
     def _lower(self, oracle: BilevelOracle, x: Vec, c: Vec, gamma: float, steps: int, radius: float | None, n: int) -> Vec:
         """The average of `steps` stochastic gradient steps on g from c, inside the ball around c."""

@@ -29,19 +29,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from constrained.core.optimizers import TailAverage
 from constrained.core.options import NonNegative, Positive, Power, Schedule, Steps, at
 from constrained.core.problem import Point
-from constrained.core.solver import Solver
 from constrained.core.states import solver_state
-from constrained.core.status import Feature, Status
+from constrained.core.status import Feature
 from constrained.core.vec import Vec
 
 from ..oracle import BilevelOracle
-from ..single_loop import grown, size
+from ..single_loop import AveragedLoop, SingleLoop, nothing, size
 
 
 @solver_state("F2SAState")
@@ -60,7 +58,7 @@ class F2SAState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class F2SA(Solver[BilevelOracle, F2SAState]):
+class F2SA(AveragedLoop[F2SAState]):
     """Fully first-order stochastic approximation: plain gradient steps on f + lam (g(., y) - g(., z)) with a growing lam.
 
     z by gamma_k g_y, y by alpha_k (f_y + lam_k g_y), x by ratio alpha_k (f_x + lam_k (g_x(y) - g_x(z))), lam by delta_k.
@@ -79,11 +77,9 @@ class F2SA(Solver[BilevelOracle, F2SAState]):
     Source: arXiv 2301.10945; see the module for the deviations.
     """
 
-    supports: ClassVar[Feature] = Feature.LOWER | Feature.SAMPLES | Feature.X_SET | Feature.Y_SET | Feature.NO_HVP | Feature.LIVE
-    requires: ClassVar[Feature] = Feature.LOWER
-    stochastic: ClassVar[bool] = True
+    supports: ClassVar[Feature] = SingleLoop.supports | Feature.Y_SET | Feature.NO_HVP | Feature.LIVE
+    monitored: ClassVar[tuple[str, ...]] = ("upper", "lower", "lam")
 
-    tol: Positive | None = None
     alpha: Positive | Schedule = Power(0.1, 5 / 7)
     gamma: Positive | Schedule = Power(0.5, 4 / 7)
     lam: Positive = 5.0
@@ -93,9 +89,17 @@ class F2SA(Solver[BilevelOracle, F2SAState]):
 
     def init(self, oracle: BilevelOracle, start: Point) -> F2SAState:
         x, y = start.x, start.y
-        nothing = torch.zeros((), dtype=torch.float64, device=y.device)
-        copies = (y.clone(), y)  # each with memory of its own: steps write into them
-        return F2SAState(0, x, *copies, float(self.lam), TailAverage.of(x), size(x, y), nothing, nothing)
+        return F2SAState(
+            k=0,
+            x=x,
+            y=y.clone(),  # each copy with memory of its own: steps write into them
+            z=y,
+            lam=float(self.lam),
+            average=TailAverage.of(x),
+            scale=size(x, y),
+            upper=nothing(y),
+            lower=nothing(y),
+        )
 
     def step(self, oracle: BilevelOracle, state: F2SAState) -> F2SAState:
         f, g, X, Y = oracle.f, oracle.g, oracle.X, oracle.Y
@@ -120,11 +124,5 @@ class F2SA(Solver[BilevelOracle, F2SAState]):
         lam = lam + at(self.delta, k)  # (4)
         return replace(state, k=k + 1, x=x, y=y, z=z, lam=lam, average=state.average.add(x), upper=upper, lower=lower)  # (5)
 
-    def terminate(self, oracle: BilevelOracle, state: F2SAState) -> Status:
-        return grown(state.scale, state.x, state.y, state.z)
-
-    def monitor(self, state: F2SAState) -> dict[str, float | Tensor]:
-        return {"upper": state.upper, "lower": state.lower, "lam": state.lam} if state.k else {}
-
-    def answer(self, oracle: BilevelOracle, state: F2SAState) -> Point:
-        return Point(oracle.X.project(state.average.mean), state.z)
+    def copies(self, state: F2SAState) -> tuple[Vec, ...]:
+        return state.y, state.z

@@ -35,20 +35,18 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from constrained.core.derivatives.objective import Draw
 from constrained.core.optimizers import TailAverage
 from constrained.core.options import Positive, Power, Schedule, Weight, at
 from constrained.core.problem import Point
-from constrained.core.solver import Solver
 from constrained.core.states import solver_state
-from constrained.core.status import Feature, Status
+from constrained.core.status import Feature
 from constrained.core.vec import Vec
 
 from ..oracle import BilevelOracle, Level
-from ..single_loop import grown, size
+from ..single_loop import AveragedLoop, SingleLoop, nothing, size
 
 Pair = tuple[Vec, Vec]  # d/dx, d/dy
 
@@ -71,7 +69,7 @@ class DoubleLoopState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KwonDoubleLoop(Solver[BilevelOracle, DoubleLoopState]):
+class KwonDoubleLoop(AveragedLoop[DoubleLoopState]):
     """Algorithm 1 of Kwon et al.: inner stochastic gradient steps on two prox-smoothed lower problems, large batches for x.
 
     w_y along s f_y + g_y + (w_y - y) / rho, w_z along g_y + (w_z - z) / rho, then x along f_x(w_y) + (g_x(w_y) - g_x(w_z)) / s.
@@ -89,11 +87,8 @@ class KwonDoubleLoop(Solver[BilevelOracle, DoubleLoopState]):
     Source: arXiv 2309.01753, Algorithm 1; see the module for the deviations.
     """
 
-    supports: ClassVar[Feature] = Feature.LOWER | Feature.SAMPLES | Feature.X_SET | Feature.Y_SET | Feature.NO_HVP | Feature.LIVE
-    requires: ClassVar[Feature] = Feature.LOWER
-    stochastic: ClassVar[bool] = True
+    supports: ClassVar[Feature] = SingleLoop.supports | Feature.Y_SET | Feature.NO_HVP | Feature.LIVE
 
-    tol: Positive | None = None
     sigma: Positive | Schedule = Power(0.3, 0.5)
     alpha: Positive | Schedule = 0.1
     gamma: Positive | Schedule = 0.5
@@ -104,9 +99,19 @@ class KwonDoubleLoop(Solver[BilevelOracle, DoubleLoopState]):
 
     def init(self, oracle: BilevelOracle, start: Point) -> DoubleLoopState:
         x, y = start.x, start.y
-        nothing = torch.zeros((), dtype=torch.float64, device=y.device)
-        copies = (y.clone(), y, y.plain().clone(), y.plain().clone())  # each with memory of its own: steps write into them
-        return DoubleLoopState(0, 0, x, *copies, TailAverage.of(x), size(x, y), nothing, nothing)
+        return DoubleLoopState(
+            k=0,
+            draws=0,
+            x=x,
+            w_y=y.clone(),  # each copy with memory of its own: steps write into them
+            w_z=y,
+            y=y.plain().clone(),
+            z=y.plain().clone(),
+            average=TailAverage.of(x),
+            scale=size(x, y),
+            upper=nothing(y),
+            lower=nothing(y),
+        )
 
     def step(self, oracle: BilevelOracle, state: DoubleLoopState) -> DoubleLoopState:
         f, g, X, Y, rho = oracle.f, oracle.g, oracle.X, oracle.Y, self.rho
@@ -128,16 +133,22 @@ class KwonDoubleLoop(Solver[BilevelOracle, DoubleLoopState]):
             lower, (g_x,) = g.gradient((x, w_z), zeta, (0,))
             d = d + (h_x - g_x) / (sigma * M)
         x = X.project(x - d * alpha)  # (3)
-        return DoubleLoopState(k + 1, n + T + M, x, w_y, w_z, y, z, state.average.add(x), state.scale, upper, lower)
+        return replace(
+            state,
+            k=k + 1,
+            draws=n + T + M,
+            x=x,
+            w_y=w_y,
+            w_z=w_z,
+            y=y,
+            z=z,
+            average=state.average.add(x),
+            upper=upper,
+            lower=lower,
+        )
 
-    def terminate(self, oracle: BilevelOracle, state: DoubleLoopState) -> Status:
-        return grown(state.scale, state.x, state.w_y, state.w_z)
-
-    def monitor(self, state: DoubleLoopState) -> dict[str, float | Tensor]:
-        return {"upper": state.upper, "lower": state.lower} if state.k else {}
-
-    def answer(self, oracle: BilevelOracle, state: DoubleLoopState) -> Point:
-        return Point(oracle.X.project(state.average.mean), state.w_z)
+    def copies(self, state: DoubleLoopState) -> tuple[Vec, ...]:
+        return state.w_y, state.w_z
 
 
 @solver_state("SingleLoopState")
@@ -160,7 +171,7 @@ class SingleLoopState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KwonSingleLoop(Solver[BilevelOracle, SingleLoopState]):
+class KwonSingleLoop(AveragedLoop[SingleLoopState]):
     """Algorithm 2 of Kwon et al.: one step of everything at a time, on gradients with STORM momentum.
 
     w_y along s f_y + g_y + (w_y - y) / rho, w_z along g_y + (w_z - z) / rho, x along f_x(w_y) + (g_x(w_y) - g_x(w_z)) / s, each
@@ -179,11 +190,8 @@ class KwonSingleLoop(Solver[BilevelOracle, SingleLoopState]):
     Source: arXiv 2309.01753, Algorithm 2; see the module for the deviations.
     """
 
-    supports: ClassVar[Feature] = Feature.LOWER | Feature.SAMPLES | Feature.X_SET | Feature.Y_SET | Feature.NO_HVP
-    requires: ClassVar[Feature] = Feature.LOWER
-    stochastic: ClassVar[bool] = True
+    supports: ClassVar[Feature] = SingleLoop.supports | Feature.Y_SET | Feature.NO_HVP
 
-    tol: Positive | None = None
     sigma: Positive | Schedule = Power(0.3, 0.5)
     alpha: Positive | Schedule = 0.02
     gamma: Positive | Schedule = 0.5
@@ -196,8 +204,21 @@ class KwonSingleLoop(Solver[BilevelOracle, SingleLoopState]):
         xi, zeta = f.draw(0), g.draw(0)
         upper, (f_x, f_y) = f.gradient((x, y), xi, (0, 1))
         lower, (g_x, g_y) = g.gradient((x, y), zeta, (0, 1))
-        at_y = (g_x, g_y)
-        return SingleLoopState(0, x, y, y, y, y, (f_x, f_y), at_y, at_y, TailAverage.of(x), size(x, y), upper, lower)
+        return SingleLoopState(
+            k=0,
+            x=x,
+            w_y=y,
+            w_z=y,
+            y=y,
+            z=y,
+            f_y=(f_x, f_y),
+            g_y=(g_x, g_y),
+            g_z=(g_x, g_y),
+            average=TailAverage.of(x),
+            scale=size(x, y),
+            upper=upper,
+            lower=lower,
+        )
 
     def step(self, oracle: BilevelOracle, state: SingleLoopState) -> SingleLoopState:
         f, g, X, Y, rho = oracle.f, oracle.g, oracle.X, oracle.Y, self.rho
@@ -214,7 +235,6 @@ class KwonSingleLoop(Solver[BilevelOracle, SingleLoopState]):
         upper, at_f = storm(f, (u, v_y), (x, w_y), state.f_y, eta, xi)  # (4)
         _, at_y = storm(g, (u, v_y), (x, w_y), state.g_y, eta, zeta)  # (4)
         lower, at_z = storm(g, (u, v_z), (x, w_z), state.g_z, eta, zeta)  # (4)
-        average = state.average.add(u)
         return replace(
             state,
             k=k + 1,
@@ -226,19 +246,16 @@ class KwonSingleLoop(Solver[BilevelOracle, SingleLoopState]):
             f_y=at_f,
             g_y=at_y,
             g_z=at_z,
-            average=average,
+            average=state.average.add(u),
             upper=upper,
             lower=lower,
         )
 
-    def terminate(self, oracle: BilevelOracle, state: SingleLoopState) -> Status:
-        return grown(state.scale, state.x, state.w_y, state.w_z)
+    def copies(self, state: SingleLoopState) -> tuple[Vec, ...]:
+        return state.w_y, state.w_z
 
     def monitor(self, state: SingleLoopState) -> dict[str, float | Tensor]:
-        return {"upper": state.upper, "lower": state.lower}
-
-    def answer(self, oracle: BilevelOracle, state: SingleLoopState) -> Point:
-        return Point(oracle.X.project(state.average.mean), state.w_z)
+        return {"upper": state.upper, "lower": state.lower}  # at k = 0 too: `init` takes a batch
 
 
 def storm(level: Level, new: Pair, old: Pair, d: Pair, eta: float, batch: Draw) -> tuple[Tensor, Pair]:

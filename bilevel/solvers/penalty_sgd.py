@@ -28,19 +28,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from constrained.core.optimizers import Optimizer, OptState, ScalarAdam, TailAverage
 from constrained.core.options import Count, Momentum, Positive, Power, Schedule, at
 from constrained.core.problem import Point
-from constrained.core.solver import Solver
 from constrained.core.states import solver_state
-from constrained.core.status import Feature, Status
+from constrained.core.status import Feature
 from constrained.core.vec import Vec
 
 from ..oracle import BilevelOracle
-from ..single_loop import grown, largest_curvature, size
+from ..single_loop import AveragedLoop, SingleLoop, largest_curvature, nothing, size, step_size
 
 
 @solver_state("PenaltySGDState")
@@ -62,7 +60,7 @@ class PenaltySGDState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PenaltySGD(Solver[BilevelOracle, PenaltySGDState]):
+class PenaltySGD(AveragedLoop[PenaltySGDState]):
     """Single-loop stochastic penalty method: three mini-batch gradients a step, first order only.
 
     x - along f_x(y) + (g_x(y) - g_x(z)) / sigma, y along (sigma f_y + g_y) / (1 + sigma), z along g_y.
@@ -78,11 +76,8 @@ class PenaltySGD(Solver[BilevelOracle, PenaltySGDState]):
     Source: arXiv 2309.01753, Algorithm 2; see the module for the deviations.
     """
 
-    supports: ClassVar[Feature] = Feature.LOWER | Feature.SAMPLES | Feature.X_SET | Feature.Y_SET | Feature.NO_HVP
-    requires: ClassVar[Feature] = Feature.LOWER
-    stochastic: ClassVar[bool] = True
+    supports: ClassVar[Feature] = SingleLoop.supports | Feature.Y_SET | Feature.NO_HVP
 
-    tol: Positive | None = None
     sigma: Positive | Schedule = Power(0.3, 0.5)
     gamma: Positive | Schedule | None = None
     momentum: Momentum = 0.9
@@ -91,16 +86,25 @@ class PenaltySGD(Solver[BilevelOracle, PenaltySGDState]):
 
     def init(self, oracle: BilevelOracle, start: Point) -> PenaltySGDState:
         x, y = start.x, start.y
-        gamma = 1.0 / largest_curvature(oracle, x, y) if self.gamma is None else 0.0
-        average, scale = TailAverage.of(x), size(x, y)
-        nothing = torch.zeros((), dtype=torch.float64, device=y.device)
-        copies = (y, y.clone(), y.zeros(), y.zeros())  # each with memory of its own: steps write into them
-        return PenaltySGDState(0, x, *copies, self.outer.init(x), average, gamma, scale, nothing, nothing)
+        return PenaltySGDState(
+            k=0,
+            x=x,
+            y=y,  # each copy with memory of its own: steps write into them
+            z=y.clone(),
+            m_y=y.zeros(),
+            m_z=y.zeros(),
+            outer=self.outer.init(x),
+            average=TailAverage.of(x),
+            gamma=1.0 / largest_curvature(oracle, x, y) if self.gamma is None else 0.0,
+            scale=size(x, y),
+            upper=nothing(y),
+            lower=nothing(y),
+        )
 
     def step(self, oracle: BilevelOracle, state: PenaltySGDState) -> PenaltySGDState:
         f, g, X, Y, k = oracle.f, oracle.g, oracle.X, oracle.Y, state.k
         x, y, z, m_y, m_z, b = state.x, state.y, state.z, state.m_y, state.m_z, self.momentum
-        sigma, gamma = at(self.sigma, k), state.gamma if self.gamma is None else at(self.gamma, k)
+        sigma, gamma = at(self.sigma, k), step_size(self.gamma, k, state.gamma)
         xi, zeta = f.draw(k), g.draw(k)
         frozen = k < self.warmup
         wrt = (1,) if frozen else (0, 1)
@@ -125,11 +129,5 @@ class PenaltySGD(Solver[BilevelOracle, PenaltySGDState]):
         x = X.project(x)
         return replace(new, x=x, outer=outer, average=state.average.add(x))  # (5)
 
-    def terminate(self, oracle: BilevelOracle, state: PenaltySGDState) -> Status:
-        return grown(state.scale, state.x, state.y, state.z)
-
-    def monitor(self, state: PenaltySGDState) -> dict[str, float | Tensor]:
-        return {"upper": state.upper, "lower": state.lower} if state.k else {}
-
-    def answer(self, oracle: BilevelOracle, state: PenaltySGDState) -> Point:
-        return Point(oracle.X.project(state.average.mean), state.z)
+    def copies(self, state: PenaltySGDState) -> tuple[Vec, ...]:
+        return state.y, state.z

@@ -38,14 +38,13 @@ from constrained.core.live import norm
 from constrained.core.optimizers import AdamW, Optimizer, OptState, step_, take_
 from constrained.core.options import Positive, Schedule, Steps, at
 from constrained.core.problem import Point
-from constrained.core.solver import Solver
 from constrained.core.states import solver_state
-from constrained.core.status import Feature, Status
+from constrained.core.status import Feature
 from constrained.core.vec import Vec
 
 from ..blocks import AllBlocks, BlockSchedule
 from ..oracle import BilevelOracle
-from ..single_loop import grown, size
+from ..single_loop import SingleLoop, nothing, size
 
 WATCHED = 32  # sources up to which each weight is monitored
 Grads = Sequence[Tensor | None]
@@ -70,7 +69,7 @@ class ScaleBiOState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaleBiO(Solver[BilevelOracle, ScaleBiOState]):
+class ScaleBiO(SingleLoop[ScaleBiOState]):
     """First-order reweighting of data sources: weights move to where w, pulled to trusted data, is better than u, which is not.
 
     u by `inner` along g_u, w along g_w + f_w / alpha, x by `outer` along f_x + alpha p'(x) d.
@@ -97,11 +96,9 @@ class ScaleBiO(Solver[BilevelOracle, ScaleBiOState]):
     Source: arXiv 2406.19976; see the module for the deviations.
     """
 
-    supports: ClassVar[Feature] = Feature.LOWER | Feature.SAMPLES | Feature.X_SET | Feature.Y_SET | Feature.LIVE | Feature.MIXTURE
+    supports: ClassVar[Feature] = SingleLoop.supports | Feature.Y_SET | Feature.LIVE | Feature.MIXTURE
     requires: ClassVar[Feature] = Feature.LOWER | Feature.MIXTURE
-    stochastic: ClassVar[bool] = True
 
-    tol: Positive | None = None
     alpha: Positive | Schedule = 10.0
     inner: Optimizer = AdamW(lr=1e-3)
     outer: Optimizer = AdamW(lr=2e-2)
@@ -115,10 +112,21 @@ class ScaleBiO(Solver[BilevelOracle, ScaleBiOState]):
         x, u, w = start.x, start.y, start.y.clone()  # each with memory of its own: steps write into them
         oracle.g.value((x, w), oracle.g.draw(0))  # sharded modules fix their dtypes at the first forward: before any block rests
         self.blocks.active(u.paths(), oracle.g.seed, 0)
-        optimizers = (self.outer.init(x), self.inner.init(u), self.inner.init(w))
-        p, nothing = sources.weights(x), torch.zeros((), dtype=torch.float64, device=u.device)
-        names = sources.names or tuple(str(i) for i in range(len(p)))
-        return ScaleBiOState(0, x, u, w, *optimizers, size(x, u), p, torch.zeros_like(p), nothing, names)
+        p = sources.weights(x)
+        return ScaleBiOState(
+            k=0,
+            x=x,
+            u=u,
+            w=w,
+            outer=self.outer.init(x),
+            inner_u=self.inner.init(u),
+            inner_w=self.inner.init(w),
+            scale=size(x, u),
+            weights=p,
+            losses=torch.zeros_like(p),
+            upper=nothing(u),
+            names=sources.names or tuple(str(i) for i in range(len(p))),
+        )
 
     def step(self, oracle: BilevelOracle, state: ScaleBiOState) -> ScaleBiOState:
         f, g, X, Y, A = oracle.f, _sources(oracle), oracle.X, oracle.Y, self.accumulate
@@ -146,15 +154,12 @@ class ScaleBiO(Solver[BilevelOracle, ScaleBiOState]):
         new = replace(state, k=k + 1, x=x, u=u, w=w, outer=outer, inner_u=inner_u, inner_w=inner_w)
         return replace(new, weights=g.weights(x), losses=at_u.losses, upper=at_w.upper)
 
-    def terminate(self, oracle: BilevelOracle, state: ScaleBiOState) -> Status:
-        return grown(state.scale, state.x, state.u, state.w)
+    def copies(self, state: ScaleBiOState) -> tuple[Vec, ...]:
+        return state.w, state.u
 
     def monitor(self, state: ScaleBiOState) -> dict[str, float | Tensor]:
         weights = {f"weight {name}": p for name, p in zip(state.names, state.weights)} if len(state.names) <= WATCHED else {}
         return {"upper": state.upper, "lower": state.weights @ state.losses, **weights} if state.k else {}
-
-    def answer(self, oracle: BilevelOracle, state: ScaleBiOState) -> Point:
-        return Point(state.x, state.u)
 
     def _clipped(self, grads: Grads) -> Grads:
         """Scaled to norm `clip` where they are longer."""

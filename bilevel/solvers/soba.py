@@ -22,7 +22,6 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,13 +29,12 @@ from torch import Tensor
 from constrained.core.optimizers import TailAverage
 from constrained.core.options import Positive, Power, Schedule, at
 from constrained.core.problem import Point
-from constrained.core.solver import Solver
 from constrained.core.states import solver_state
-from constrained.core.status import Feature, Status
+from constrained.core.status import Status
 from constrained.core.vec import Vec
 
 from ..oracle import BilevelOracle
-from ..single_loop import grown, largest_curvature, size
+from ..single_loop import AveragedLoop, curvature_for, grown, nothing, size, step_size
 
 
 @solver_state("SOBAState")
@@ -56,7 +54,7 @@ class SOBAState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SOBA(Solver[BilevelOracle, SOBAState]):
+class SOBA(AveragedLoop[SOBAState]):
     """SOBA: one stochastic step of x, y and the linear system at a time.
 
     y by rho g_y, v by rho (g_yy v - f_y), x by alpha (f_x - g_xy v), all from the point before.
@@ -73,23 +71,27 @@ class SOBA(Solver[BilevelOracle, SOBAState]):
     Source: arXiv 2201.13409, Algorithm 1; see the module for the deviations.
     """
 
-    supports: ClassVar[Feature] = Feature.LOWER | Feature.SAMPLES | Feature.X_SET
-    requires: ClassVar[Feature] = Feature.LOWER
-    stochastic: ClassVar[bool] = True
-
-    tol: Positive | None = None
     alpha: Positive | Schedule = Power(0.1, 0.5)
     rho: Positive | Schedule | None = None
 
     def init(self, oracle: BilevelOracle, start: Point) -> SOBAState:
         x, y = start.x, start.y
-        L = largest_curvature(oracle, x, y) if self.rho is None else 1.0
-        nothing = torch.zeros((), dtype=torch.float64, device=y.device)
-        return SOBAState(0, x, y, y.zeros(), TailAverage.of(x), L, size(x, y), nothing, nothing, nothing)
+        return SOBAState(
+            k=0,
+            x=x,
+            y=y,
+            v=y.zeros(),
+            average=TailAverage.of(x),
+            curvature=curvature_for(oracle, start, self.rho),
+            scale=size(x, y),
+            steepest=nothing(y),
+            upper=nothing(y),
+            lower=nothing(y),
+        )
 
     def step(self, oracle: BilevelOracle, state: SOBAState) -> SOBAState:
         f, g, X, k, x, y, v = oracle.f, oracle.g, oracle.X, state.k, state.x, state.y, state.v
-        alpha, rho = at(self.alpha, k), 0.5 / state.curvature if self.rho is None else at(self.rho, k)
+        alpha, rho = at(self.alpha, k), step_size(self.rho, k, 0.5 / state.curvature)
 
         upper, (f_x, f_y) = f.gradient((x, y), f.draw(k), (0, 1))
         here = g.at(x, y, g.draw(k))
@@ -99,12 +101,9 @@ class SOBA(Solver[BilevelOracle, SOBAState]):
         steepest, average = torch.maximum(state.steepest, f_y.norm()), state.average.add(x)  # (4)
         return replace(state, k=k + 1, x=x, y=y, v=v, average=average, steepest=steepest, upper=upper, lower=here.value)
 
+    def copies(self, state: SOBAState) -> tuple[Vec, ...]:
+        return (state.y,)
+
     def terminate(self, oracle: BilevelOracle, state: SOBAState) -> Status:
-        status = grown(state.scale, state.x, state.y)
+        status = super().terminate(oracle, state)
         return status if status.done else grown(state.scale + float(state.steepest), state.v)
-
-    def monitor(self, state: SOBAState) -> dict[str, float | Tensor]:
-        return {"upper": state.upper, "lower": state.lower} if state.k else {}
-
-    def answer(self, oracle: BilevelOracle, state: SOBAState) -> Point:
-        return Point(oracle.X.project(state.average.mean), state.y)

@@ -26,19 +26,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from constrained.core.optimizers import TailAverage
 from constrained.core.options import Positive, Schedule, Steps, at
 from constrained.core.problem import Point
-from constrained.core.solver import Solver
 from constrained.core.states import solver_state
-from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
 
 from ..oracle import BilevelOracle
-from ..single_loop import grown, largest_curvature, size
+from ..single_loop import AveragedLoop, curvature_for, nothing, size, step_size
 
 
 @solver_state("StocBiOState")
@@ -56,7 +53,7 @@ class StocBiOState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StocBiO(Solver[BilevelOracle, StocBiOState]):
+class StocBiO(AveragedLoop[StocBiOState]):
     """StocBiO: a few stochastic gradient steps of y, then a hypergradient by a stochastic Neumann series.
 
     y by gamma g_y, v = nu sum_q (I - nu g_yy)^q f_y with a fresh batch each factor, x by alpha (f_x - g_xy v).
@@ -77,11 +74,8 @@ class StocBiO(Solver[BilevelOracle, StocBiOState]):
     Source: arXiv 2010.07962, Algorithm 2; see the module for the deviations.
     """
 
-    supports: ClassVar[Feature] = Feature.LOWER | Feature.SAMPLES | Feature.X_SET
-    requires: ClassVar[Feature] = Feature.LOWER
-    stochastic: ClassVar[bool] = True
+    monitored: ClassVar[tuple[str, ...]] = ("upper",)
 
-    tol: Positive | None = None
     alpha: Positive | Schedule = 0.1
     gamma: Positive | Schedule | None = None
     nu: Positive | Schedule | None = None
@@ -90,16 +84,23 @@ class StocBiO(Solver[BilevelOracle, StocBiOState]):
 
     def init(self, oracle: BilevelOracle, start: Point) -> StocBiOState:
         x, y = start.x, start.y
-        L = largest_curvature(oracle, x, y) if None in (self.nu, self.gamma) else 1.0
-        nothing = torch.zeros((), dtype=torch.float64, device=y.device)
-        return StocBiOState(0, 0, x, y, TailAverage.of(x), L, size(x, y), nothing)
+        return StocBiOState(
+            k=0,
+            draws=0,
+            x=x,
+            y=y,
+            average=TailAverage.of(x),
+            curvature=curvature_for(oracle, start, self.nu, self.gamma),
+            scale=size(x, y),
+            upper=nothing(y),
+        )
 
     def step(self, oracle: BilevelOracle, state: StocBiOState) -> StocBiOState:
         f, g, X = oracle.f, oracle.g, oracle.X
         k, n, x, y, L = state.k, state.draws, state.x, state.y, state.curvature
         alpha = at(self.alpha, k)
-        gamma = 0.5 / L if self.gamma is None else at(self.gamma, k)
-        nu = 0.5 / L if self.nu is None else at(self.nu, k)
+        gamma = step_size(self.gamma, k, 0.5 / L)
+        nu = step_size(self.nu, k, 0.5 / L)
 
         for t in range(n, n + self.inner):
             y = y.add(g.grad_y(x, y, g.draw(t)), -gamma)  # (1)
@@ -115,11 +116,5 @@ class StocBiO(Solver[BilevelOracle, StocBiOState]):
         n += 1 + self.terms
         return replace(state, k=k + 1, draws=n, x=x, y=y, average=state.average.add(x), upper=upper)  # (4)
 
-    def terminate(self, oracle: BilevelOracle, state: StocBiOState) -> Status:
-        return grown(state.scale, state.x, state.y)
-
-    def monitor(self, state: StocBiOState) -> dict[str, float | Tensor]:
-        return {"upper": state.upper} if state.k else {}
-
-    def answer(self, oracle: BilevelOracle, state: StocBiOState) -> Point:
-        return Point(oracle.X.project(state.average.mean), state.y)
+    def copies(self, state: StocBiOState) -> tuple[Vec, ...]:
+        return (state.y,)
