@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from constrained.core.arguments import expect
 from constrained.core.errors import OptionError, ProblemError
-from constrained.core.options import number
+from constrained.core.options import Count, Positive, Range
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -63,16 +63,13 @@ class Mixture:
         >>> Mixture(lambda y: y).sampling_plan(torch.tensor([0.0, 0.0, 1.0986]), 10)
         [2, 2, 6]
         """
-        number("n", n, 0, whole=True)
-        number("temperature", temperature, 0)
+        expect("n", n, Count)
+        expect("temperature", temperature, Positive)
         p = self.weights(x).detach().double().cpu()
         m = len(p)
-        if not 0 < temperature < math.inf:
-            raise OptionError(f"temperature: must be a number > 0, got {temperature!r}")
         if not bool((p.isfinite() & (p >= 0)).all()):
             raise OptionError(f"weights: expected finite numbers >= 0 at x, got {p.tolist()}")
-        if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor <= 1 / m:
-            raise OptionError(f"floor: must be a number in [0, 1/{m}], got {floor!r}")
+        expect("floor", floor, Range(0, 1 / m, f"a number in [0, 1/{m}]"))
         p = torch.softmax(p.clamp(min=torch.finfo(p.dtype).tiny).log() / temperature, 0)
         p = floor + (1 - m * floor) * p
         counts = (n * p).floor()

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from .core.arguments import expect
 from .core.errors import OptionError, Unsuitable, extra
-from .core.options import number
+from .core.options import Positive, Steps
 from .core.problem import Point, Problem
 from .core.result import Result
 from .core.run import solve
@@ -46,11 +47,10 @@ def multistart(
     >>> [round(one.fun, 3) for one in found[:2]], round(found[-1].fun, 3)
     ([-0.973, -0.973], 0.314)
     """
-    number("n", n, 1, whole=True)
-    if isinstance(spread, bool) or not isinstance(spread, (int, float)) or not 0 < spread < math.inf:
-        raise OptionError(f"spread: must be a number > 0, got {spread!r}")
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0:
-        raise OptionError(f"jobs: must be an integer, the number of processes or -1 for one a core, got {jobs!r}")
+    expect("n", n, Steps)
+    expect("spread", spread, Positive)
+    if expect("jobs", jobs, int) == 0:
+        raise OptionError("jobs: expected the number of processes, or -1 for one a core, got 0")
     if Feature.LIVE in problem.features:
         raise Unsuitable("multistart: does not handle a live module: every run would move the same one")
     starts = [None, *(_start(problem, spread, seed + i) for i in range(1, n))]

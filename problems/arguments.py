@@ -7,19 +7,20 @@ from typing import Any
 
 import torch
 
+from constrained.core.arguments import expect
 from constrained.core.errors import OptionError
+from constrained.core.options import Range
 
 
-def whole(where: str, value: Any, low: int, high: float = math.inf) -> None:
+def whole(where: str, value: Any, low: int, high: float = math.inf) -> int:
     """An integer in low..high; a bool is none."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise OptionError(f"{where}: expected an integer {_span(low, high)}, got {value!r}")
+    span = f">= {low}" if high == math.inf else f"in {low}..{high:g}"
+    return expect(where, value, Range(low, high, f"an integer {span}", whole=True))
 
 
-def number(where: str, value: Any, low: float) -> None:
+def number(where: str, value: Any, low: float) -> float:
     """A finite number >= low; a bool is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < math.inf:
-        raise OptionError(f"{where}: expected a finite number >= {low:g}, got {value!r}")
+    return expect(where, value, Range(low, math.inf, f"a finite number >= {low:g}", open_high=True))
 
 
 def placed(maker: str, dtype: Any, device: Any) -> torch.device:
@@ -30,7 +31,3 @@ def placed(maker: str, dtype: Any, device: Any) -> torch.device:
         return torch.device(device)
     except (RuntimeError, TypeError) as cause:
         raise OptionError(f"{maker}(device=...): expected a torch device such as 'cpu', got {device!r}") from cause
-
-
-def _span(low: int, high: float) -> str:
-    return f">= {low}" if high == math.inf else f"in {low}..{high:g}"

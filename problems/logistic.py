@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from constrained.core.arguments import expect
 from constrained.core.errors import OptionError, extra
 from constrained.core.problem import Multipliers, Point
 from constrained.problem import ConstrainedProblem
@@ -85,8 +86,7 @@ def logistic(
     with |x|^2 = 1; b is drawn until some x of the plane has that norm. seed: of A, b and drawn rows, which do not depend on one
     another.
     """
-    if not isinstance(sphere, bool):
-        raise OptionError(f"logistic(sphere=...): expected True or False, got {sphere!r}")
+    expect("logistic(sphere=...)", sphere, bool)
     number("logistic(ridge=...)", ridge, 0)
     whole("logistic(seed=...)", seed, 0)
     whole("logistic(equalities=...)", equalities, 1)

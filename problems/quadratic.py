@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from bilevel.problem import BilevelProblem
+from constrained.core.arguments import expect
 from constrained.core.data import NoData, Sampler
-from constrained.core.errors import OptionError
 from constrained.core.problem import Point
 
 from .arguments import number, placed, whole
@@ -87,8 +87,7 @@ def quadratic(
     number("quadratic(noise=...)", noise, 0)
     if rank is not None:
         whole("quadratic(rank=...)", rank, 1, ny)
-    if not isinstance(flat, bool):
-        raise OptionError(f"quadratic(flat=...): expected True or False, got {flat!r}")
+    expect("quadratic(flat=...)", flat, bool)
     device = placed("quadratic", dtype, device)
     generator = torch.Generator().manual_seed(seed)
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
+from constrained.core.arguments import expect
 from constrained.core.errors import OptionError
+from constrained.core.options import NonNegative
 from constrained.core.problem import Point, Problem
 from constrained.core.status import Feature, Status
 from constrained.core.vec import Tree
@@ -72,8 +74,7 @@ def hypergradient(
 
     Source: implicit function theorem; Pedregosa 2016, arXiv 1602.02355.
     """
-    if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not tol >= 0:
-        raise OptionError(f"tol: must be a number >= 0, got {tol!r}")
+    expect("tol", tol, NonNegative)
     inverse = CG() if inverse is None else inverse
     if not isinstance(inverse, (LinearSolver, AdjointMethod)):
         raise OptionError(f"inverse: expected a LinearSolver such as CG() or an AdjointMethod, got {inverse!r:.60}")

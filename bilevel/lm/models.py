@@ -10,9 +10,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from constrained.core.errors import OptionError, OutputError, ProblemError, extra
+from constrained.core.arguments import expect
+from constrained.core.errors import OutputError, ProblemError, extra
 from constrained.core.live import sharded
-from constrained.core.options import number
+from constrained.core.options import Positive, Steps
 
 
 def load_causal_lm(name: str | Path, *, dtype: torch.dtype = torch.float32, revision: str | None = None) -> torch.nn.Module:
@@ -111,10 +112,8 @@ def lora(model: torch.nn.Module, rank: int = 8, alpha: float = 16.0, targets: Se
     Source: LoRA, arXiv 2106.09685.
     """
     peft = extra("peft", "hf")
-    number("rank", rank, 1, whole=True)
-    number("alpha", alpha, 0)
-    if alpha == 0:
-        raise OptionError("alpha: must be a number > 0, got 0")
+    expect("rank", rank, Steps)
+    expect("alpha", alpha, Positive)
     if not isinstance(model, torch.nn.Module) or hasattr(model, "peft_config"):
         got = "one with adapters" if isinstance(model, torch.nn.Module) else type(model).__name__
         raise ProblemError(f"model: expected an nn.Module without adapters, got {got}")

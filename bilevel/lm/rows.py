@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils import data as torch_data
 
+from constrained.core.arguments import expect
 from constrained.core.errors import ProblemError
+from constrained.core.options import INF, Range
 
 from .tokens import Encoder, documents
 
+LENGTH = Range(2, INF, "an integer >= 2", open_high=True, whole=True)
 IGNORED = -100  # the label of what is no target
 
 
@@ -103,7 +106,7 @@ def packed(source: Any, length: int, tokenizer: Any = None, *, text: str = "text
 
     Source: the rows of GPT-2's and GPT-3's training, arXiv 2005.14165.
     """
-    _length("packed", length)
+    expect("packed: length", length, LENGTH, ProblemError)
     if isinstance(source, Path) and source.suffix == ".npy":
         source = _mapped(source)
     if isinstance(source, (Tensor, np.ndarray)):
@@ -147,7 +150,7 @@ def padded(
 
     Source: the batches of supervised fine-tuning, arXiv 2203.02155.
     """
-    _length("padded", length)
+    expect("padded: length", length, LENGTH, ProblemError)
     encoder = Encoder.of("padded", tokenizer, eos, pad)
     found, ends, begins = array("q"), [], []
     for before, document in documents("padded", source, text, prompt):
@@ -161,11 +164,6 @@ def padded(
     if not (np.diff(rows.ends, prepend=0) > np.maximum(rows.begins, 1)).any():  # a row's first token is no target
         raise ProblemError(f"padded: length: expected rows with a target, got none within {length} tokens")
     return rows
-
-
-def _length(who: str, length: Any) -> None:
-    if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 2:
-        raise ProblemError(f"{who}: length: expected an integer >= 2, got {length!r}")
 
 
 def _mapped(path: Path) -> np.ndarray:

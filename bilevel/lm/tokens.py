@@ -10,7 +10,11 @@ from typing import Any, Protocol
 
 import torch
 
+from constrained.core.arguments import expect
 from constrained.core.errors import ProblemError
+from constrained.core.options import INF, Range
+
+TOKEN = Range(0, INF, "a token id >= 0", open_high=True, whole=True)
 
 
 class Tokenizer(Protocol):
@@ -70,9 +74,8 @@ class Encoder:
         pad = getattr(tokenizer, "pad_token_id", None) if pad is None else pad
         pad = eos if pad is None else pad  # it is masked anyway
         for name, value in (("eos", eos), ("pad", pad)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                missing = "" if value is not None else f": the tokenizer {type(tokenizer).__name__} has no {name}_token_id"
-                raise ProblemError(f"{who}: {name}: expected a token id >= 0, got {value!r}{missing}")
+            missing = "" if value is not None else f": the tokenizer {type(tokenizer).__name__} has no {name}_token_id"
+            expect(f"{who}: {name}", value, TOKEN, ProblemError, why=missing)
         assert eos is not None
         assert pad is not None
         try:

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .arguments import expect
 from .errors import OptionError, OutputError, extra
 from .event import Event
-from .options import number
+from .options import NonNegative, Steps
 
 WEIGHT = "weight "  # begins the names of sources' weights among what a solver monitors
 SHOWN = 5  # weights on the progress line
@@ -35,7 +36,7 @@ class History:
     """
 
     def __init__(self, *, every: int = 1, residuals: bool = False):
-        self.every = _steps("History", "every", every)
+        self.every = expect("History: every", every, Steps)
         self.residuals = residuals
         self.rows: list[dict[str, Any]] = []
 
@@ -77,7 +78,7 @@ class Checkpoint:
 
     def __init__(self, path: Path | str, *, every: int = 1, seconds: float = 0.0):
         self.path = _writable("Checkpoint", path)
-        self.every = _steps("Checkpoint", "every", every)
+        self.every = expect("Checkpoint: every", every, Steps)
         self.seconds = seconds
         self._last = float("-inf")
 
@@ -100,7 +101,7 @@ class StopWhen:
         if not callable(test):
             raise OptionError(f"StopWhen: test must be a function of an Event, got {test!r:.60}")
         self.test = test
-        self.times = _steps("StopWhen", "times", times)
+        self.times = expect("StopWhen: times", times, Steps)
         self.held = 0
 
     def __call__(self, event: Event) -> bool:
@@ -137,10 +138,9 @@ class EarlyStopping:
         if not callable(measure):
             raise OptionError(f"EarlyStopping: measure must be a function of an Event, got {measure!r:.60}")
         self.measure = measure
-        self.patience = _steps("EarlyStopping", "patience", patience)
-        self.every = _steps("EarlyStopping", "every", every)
-        number("EarlyStopping: least", least, 0)
-        self.least = least
+        self.patience = expect("EarlyStopping: patience", patience, Steps)
+        self.every = expect("EarlyStopping: every", every, Steps)
+        self.least = expect("EarlyStopping: least", least, NonNegative)
         self.path = None if path is None else _writable("EarlyStopping", path)
         self.best, self.step, self.waited, self.looked = math.inf, 0, 0, 0
 
@@ -176,7 +176,7 @@ class TensorBoard:
     def __init__(self, folder: Path | str, *, every: int = 1):
         extra("tensorboard", "watch")
         self.folder = _writable("TensorBoard", Path(folder) / "events").parent
-        self.every = _steps("TensorBoard", "every", every)
+        self.every = expect("TensorBoard: every", every, Steps)
         self._writer: Any = None
         self._speed = Speed()
 
@@ -280,9 +280,3 @@ def _writable(owner: str, path: Path | str) -> Path:
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{owner}: the folder {folder} cannot be written")
     return Path(path)
-
-
-def _steps(owner: str, name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise OptionError(f"{owner}: {name} must be an integer >= 1, got {value!r}")
-    return value

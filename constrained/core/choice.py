@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from .arguments import expect
 from .data import exact
 from .errors import OptionError, Unsuitable
-from .options import number
+from .options import NonNegative
 from .problem import Point, Problem
 from .solver import Solver
 from .status import Feature
@@ -59,7 +60,7 @@ def tolerance(problem: Problem, solver: Solver, tol: float | None) -> float:
         bilevel = Feature.LOWER in problem.features
         value = (1e-3 if bilevel else 1e-4) if dtype != torch.float64 else (1e-6 if bilevel else 1e-8)
         value = max(value, floor)  # half precision
-    number("tol", value, 0)
+    value = expect("tol", value, NonNegative)
     if value < floor:
         raise OptionError(f"tol: must be at least 100 eps of {dtype} ({floor:.1e}), got {value!r}")
     return float(value)

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils import data as torch_data
 
+from .arguments import expect
 from .errors import ProblemError
+from .options import Steps
 from .vec import tensors
 
 Batch = Any
@@ -151,15 +153,13 @@ class MiniBatches:
         (self.length,) = lengths
         if self.length == 0:
             raise ProblemError("MiniBatches: expected at least one row, got none")
-        if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-            raise ProblemError(f"MiniBatches: size must be an integer >= 1, got {size!r}")
+        size = expect("MiniBatches: size", size, Steps, ProblemError)
         if shuffle not in ("epochs", "replacement", "none"):
             raise ProblemError(f"MiniBatches: shuffle must be 'epochs', 'replacement' or 'none', got {shuffle!r}")
-        if not isinstance(drop_last, bool):
-            raise ProblemError(f"MiniBatches: drop_last must be True or False, got {drop_last!r}")
+        expect("MiniBatches: drop_last", drop_last, bool, ProblemError)
         if drop_last and size > self.length:
             raise ProblemError(f"MiniBatches: drop_last leaves no batch: size must be at most {self.length}, got {size!r}")
-        self.size = min(int(size), self.length)
+        self.size = min(size, self.length)
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.stratify = None if stratify is None else np.asarray(stratify)

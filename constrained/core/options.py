@@ -40,10 +40,10 @@ class Range:
         kind = numbers.Integral if self.whole else numbers.Real
         if isinstance(value, bool) or not isinstance(value, kind):
             return False
-        number = float(value)
+        number: Any = value  # as it is: a large integer is no float
         above = number > self.low if self.open_low else number >= self.low
         below = number < self.high if self.open_high else number <= self.high
-        return above and below
+        return bool(above and below)
 
     def outside(self) -> Iterator[Any]:
         if math.isfinite(self.low):
@@ -64,17 +64,6 @@ Weight = Annotated[float, Range(0, 1, "a number in (0, 1]", open_low=True)]
 Momentum = Annotated[float, Range(0, 1, "a number in [0, 1)", open_high=True)]
 Steps = Annotated[int, Range(1, INF, "an integer >= 1", open_high=True, whole=True)]
 Count = Annotated[int, Range(0, INF, "an integer >= 0", open_high=True, whole=True)]
-
-
-def number(name: str, value: Any, low: float, whole: bool = False, optional: bool = False) -> None:
-    """Raise OptionError unless an argument is a number >= low."""
-    if optional and value is None:
-        return
-    kind = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kind) or not value >= low:
-        raise OptionError(
-            f"{name}: must be {'an integer' if whole else 'a number'} >= {low:g}{' or None' if optional else ''}, got {value!r}"
-        )
 
 
 class Schedule:
@@ -147,14 +136,15 @@ class Cosine(Options, Schedule):
 def ranges(cls: type) -> dict[str, tuple[Any, ...]]:
     """For each option, what it may be: ranges, classes, None, literals."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: _alternatives(hints[field.name]) for field in dataclasses.fields(cls) if field.init}
+    return {field.name: alternatives(hints[field.name]) for field in dataclasses.fields(cls) if field.init}
 
 
-def _alternatives(hint: Any) -> tuple[Any, ...]:
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """What an annotation allows: its ranges, or its types."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return tuple(part for member in typing.get_args(hint) for part in _alternatives(member))
+        return tuple(part for member in typing.get_args(hint) for part in alternatives(member))
     if typing.get_origin(hint) is Annotated:
-        return tuple(mark for mark in hint.__metadata__ if isinstance(mark, Range)) or _alternatives(hint.__origin__)
+        return tuple(mark for mark in hint.__metadata__ if isinstance(mark, Range)) or alternatives(hint.__origin__)
     return (hint,)
 
 
@@ -167,6 +157,8 @@ def holds(value: Any, alternative: Any) -> bool:
         return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if alternative is type(None):
         return value is None
+    if alternative is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
     origin = typing.get_origin(alternative)
     if origin is typing.Literal:
         return value in typing.get_args(alternative)
@@ -177,7 +169,7 @@ def holds(value: Any, alternative: Any) -> bool:
         return (
             isinstance(value, tuple)
             and len(value) == len(parts)
-            and all(any(holds(v, a) for a in _alternatives(part)) for v, part in zip(value, parts))
+            and all(any(holds(v, a) for a in alternatives(part)) for v, part in zip(value, parts))
         )
     if (origin or alternative) is Callable or origin is typing.get_origin(Callable[..., Any]):
         return callable(value)
@@ -192,11 +184,15 @@ def words(alternative: Any) -> str:
         return "a number"
     if alternative is type(None):
         return "None"
+    if alternative is int:
+        return "an integer"
+    if alternative is bool:
+        return "True or False"
     origin = typing.get_origin(alternative)
     if origin is typing.Literal:
         return " or ".join(repr(choice) for choice in typing.get_args(alternative))
     if origin is tuple:
-        return "(" + ", ".join(" or ".join(words(a) for a in _alternatives(p)) for p in typing.get_args(alternative)) + ")"
+        return "(" + ", ".join(" or ".join(words(a) for a in alternatives(p)) for p in typing.get_args(alternative)) + ")"
     name = getattr(alternative, "__name__", str(alternative))
     return ("an " if name[0] in "AEIOU" else "a ") + name
 

@@ -7,17 +7,18 @@ import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from . import checkpoint
+from .arguments import expect
 from .choice import default_solver, suit, tolerance
 from .derivatives.counts import Calls
 from .errors import NonFiniteGradient, OptionError
 from .event import Callback, Event
 from .live import LiveVec, settled
-from .options import number
+from .options import INF, Count, Range, Steps
 from .problem import Point, Problem
 from .processes import Ranks
 from .result import Result
@@ -26,6 +27,7 @@ from .status import Feature, Status
 from .vec import copy, finite
 from .version import VERSION
 
+Seconds = Annotated[float, Range(0, INF, "a number >= 0")]
 CLAIMS = (Status.CONVERGED, Status.PRECISION, Status.LINE_SEARCH)  # ends that the problem's residuals decide
 
 
@@ -304,10 +306,9 @@ def _prepare(
     if not isinstance(solver, Solver):
         hint = f": write {solver.__name__}()" if inspect.isclass(solver) else ""
         raise OptionError(f"solver: expected a Solver, got {solver!r:.60}{hint}")
-    number("seed", seed, 0, whole=True)
-    number("check_every", check_every, 1, whole=True)
-    number("max_steps", max_steps, 0, whole=True, optional=True)
-    number("max_seconds", max_seconds, 0, optional=True)
+    seed, max_steps = expect("seed", seed, Count), expect("max_steps", max_steps, Count | None)
+    expect("check_every", check_every, Steps)
+    expect("max_seconds", max_seconds, Seconds | None)
     if start is not None and not isinstance(start, Point):
         raise OptionError(f"start: expected Point(x=..., y=...), got {type(start).__name__}")
     if resume is not None and not isinstance(resume, (str, Path)):

@@ -6,14 +6,17 @@ function of the seed, so that two methods, or two runs, can be compared sample b
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from constrained.core.arguments import expect
 from constrained.core.errors import OptionError, extra
+from constrained.core.options import Range
+
+from ..arguments import whole
 
 TRAIN, POOL, CLASSES, CLIP = 1000, 300, 10, 6.0
 NOISES = ("symmetric", "pair")
@@ -64,9 +67,8 @@ def digits(
 
     Raises OptionError for a value out of range, MissingExtra without scikit-learn.
     """
-    seed, clean = _integer("seed", seed, 0, 2**32 - 1), _integer("clean", clean, CLASSES, POOL)
-    if isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or not 0 <= rate < 1:
-        raise OptionError(f"digits(rate=...): expected a number in [0, 1), got {rate!r}")
+    seed, clean = whole("digits(seed=...)", seed, 0, 2**32 - 1), whole("digits(clean=...)", clean, CLASSES, POOL)
+    expect("digits(rate=...)", rate, Range(0, 1, "a number in [0, 1)", open_high=True))
     if noise not in NOISES:
         raise OptionError(f"digits(noise=...): expected one of {', '.join(map(repr, NOISES))}, got {noise!r}")
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
@@ -126,13 +128,3 @@ def _stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
         members = generator.permutation(np.flatnonzero(labels == label))
         place[members] = (np.arange(len(members)) + 0.5) / len(members)
     return np.argsort(place, kind="stable")
-
-
-def _integer(name: str, value: int, low: int, high: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = low - 1
-    if isinstance(value, bool) or not low <= number <= high:
-        raise OptionError(f"digits({name}=...): expected an integer in {low}..{high}, got {value!r}")
-    return number

@@ -20,14 +20,16 @@ from bilevel.mixture import Mixture, per_source
 from bilevel.oracle import LOWER_STREAM
 from bilevel.problem import BilevelProblem
 from bilevel.solvers.scalebio import ScaleBiO, ScaleBiOState
+from constrained.core.arguments import expect
 from constrained.core.data import MiniBatches, Sampler
 from constrained.core.errors import OptionError
 from constrained.core.live import Live
 from constrained.core.optimizers import AdamW
+from constrained.core.options import Range
 from constrained.core.result import Result
 from constrained.core.sources import SourceBatches
 
-from ..arguments import number, placed, whole
+from ..arguments import placed, whole
 from ..instance import Instance, Recommended
 from .study import WeightRow, WeightStudy
 from .tiny_decoder import TinyDecoder, row_losses
@@ -63,9 +65,7 @@ def reweighting_lm(
     if not isinstance(rates, tuple | list) or len(rates) < 2:
         raise OptionError(f"reweighting_lm(rates=...): expected at least two rates, got {rates!r}")
     for rate in rates:
-        number("reweighting_lm(rates=...)", rate, 0)
-        if rate > 1:
-            raise OptionError(f"reweighting_lm(rates=...): expected rates <= 1, got {rate!r}")
+        expect("reweighting_lm(rates=...)", rate, Range(0, 1, "numbers in [0, 1]"))
     whole("reweighting_lm(seed=...)", seed, 0, 2**63 - 1)
     device = placed("reweighting_lm", dtype, device)
     task = DecoderTask(noisy_chains(seed, rates, device=device), width, layers, precision, batch, seed, dtype, live, sharded)
@@ -122,10 +122,9 @@ class DecoderTask:
         return row_losses(net, tokens, self.precision).mean()
 
     def instance(self, name: str) -> Instance:
-        if not isinstance(self.live, bool):
-            raise OptionError(f"{name}(live=...): expected True or False, got {self.live!r}")
-        if not isinstance(self.sharded, bool) or (self.sharded and not self.live):
-            raise OptionError(f"{name}(sharded=...): expected True or False, with live=True where True, got {self.sharded!r}")
+        expect(f"{name}(live=...)", self.live, bool)
+        if expect(f"{name}(sharded=...)", self.sharded, bool) and not self.live:
+            raise OptionError(f"{name}(sharded=...): expected live=True too, got live=False")
         if self.precision is not None and not (isinstance(self.precision, torch.dtype) and self.precision.is_floating_point):
             raise OptionError(f"{name}(precision=...): expected None or torch.bfloat16, got {self.precision!r}")
         whole(f"{name}(batch=...)", self.batch, 1, min(map(len, self.data.sources.values())))

@@ -167,8 +167,8 @@ def test_targets_and_bad_options_of_adapters():
     model = lm.lora(made("Llama"), rank=2, targets=["mlp.up_proj"])
     assert {name.split(".lora_")[0][-7:] for name, p in model.named_parameters() if p.requires_grad} == {"up_proj"}
     for wrong, error, message in (
-        (lambda: lm.lora(made(), rank=0), OptionError, "rank: must be an integer >= 1, got 0"),
-        (lambda: lm.lora(made(), alpha=0.0), OptionError, "alpha: must be a number > 0"),
+        (lambda: lm.lora(made(), rank=0), OptionError, "rank: expected an integer >= 1, got 0"),
+        (lambda: lm.lora(made(), alpha=0.0), OptionError, "alpha: expected a number > 0"),
         (lambda: lm.lora(made(), targets="c_attn"), ProblemError, "targets: expected a list of names, got 'c_attn'"),
         (lambda: lm.lora(made(), targets=["nothing"]), ProblemError, "targets: Target modules {'nothing'} not found"),
         (lambda: lm.lora(nn.Sequential(nn.Linear(2, 2))), ProblemError, "peft proposes none for Sequential, got None"),

@@ -79,7 +79,7 @@ def test_processes_share_each_source_evenly():
         ({}, 2, "expected a dict of names and data"),
         ([torch.zeros(3)], 2, "expected a dict of names and data"),
         ({"": torch.zeros(3)}, 2, "expected a dict of names and data"),
-        ({"a": torch.zeros(3)}, 0, "source 'a': MiniBatches: size must be an integer"),
+        ({"a": torch.zeros(3)}, 0, "source 'a': MiniBatches: size: expected an integer"),
         ({"a": torch.zeros(3)}, 4, "source 'a': MiniBatches: drop_last leaves no batch: size must be at most 3"),
         ({"a": torch.zeros(3)}, {"b": 1}, "size: expected one for each of"),
         ({"a": 3}, 1, "source 'a': MiniBatches: expected tensors or a map-style Dataset"),
