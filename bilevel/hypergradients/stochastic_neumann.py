@@ -18,7 +18,8 @@ import torch
 from constrained.core.options import Positive, Steps
 from constrained.core.vec import Vec
 from constrained.linear import LinearSolution, LinearStatus
-from constrained.linear.neumann import POWER, Neumann, largest
+from constrained.linear.neumann import Neumann
+from constrained.linear.spectrum import POWER, largest
 
 from .adjoint import Adjoint, AdjointMethod, Here, Wanted, bent, differentiate, read
 

@@ -23,7 +23,8 @@ from constrained.core.options import Steps
 from constrained.core.vec import Vec
 from constrained.descent import residual
 from constrained.linear import CG, LinearSolution, LinearStatus, System
-from constrained.linear.neumann import largest, lifted
+from constrained.linear.neumann import lifted
+from constrained.linear.spectrum import largest
 from constrained.sets.tangent import Tangent, tangent
 
 from .adjoint import Adjoint, AdjointMethod, Here, Wanted, bent, read

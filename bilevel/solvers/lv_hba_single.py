@@ -41,7 +41,8 @@ from constrained.core.states import solver_state
 from constrained.core.status import Feature, Status
 from constrained.core.vec import Vec
 from constrained.descent.newton_cg import NewtonCG
-from constrained.sets import ConvexSet
+from constrained.linear.spectrum import curvature
+from constrained.sets import ConvexSet, Everywhere
 
 from ..lower.constraints import Rows
 from ..lower.coupled_set import Coupled, coupled, join
@@ -121,13 +122,8 @@ class LVHBASingleLoop(Solver[BilevelOracle, LVHBASingleLoopState]):
         mu = min(1 / self.gamma1, 1 / self.gamma2)
 
         def saddle(u: Tensor) -> Tensor:
-            th, la = y.unravel(u[: y.size]), u[y.size :]
-            return torch.cat(
-                [
-                    part.ravel().double() if isinstance(part, Vec) else part
-                    for part in self._operator(oracle, set.rows, x, y, z, th, la)
-                ]
-            )
+            d_th, d_la = self._operator(oracle, set.rows, x, y, z, y.unravel(u[: y.size]), u[y.size :])
+            return torch.cat([d_th.ravel().double(), d_la])
 
         def levels(u: Tensor) -> Tensor:
             at_u = set.pair.split(u)
@@ -212,14 +208,6 @@ class LVHBASingleLoop(Solver[BilevelOracle, LVHBASingleLoopState]):
 
 def _lipschitz(operator: Callable[[Tensor], Tensor], u: Tensor) -> float:
     """The largest |T(u + d) - T(u)| / |d| along a power iteration from a fixed random direction; at most `STEEP`."""
-    generator = torch.Generator().manual_seed(0)
-    d = torch.randn(len(u), generator=generator, dtype=torch.float64).to(u)
-    here, largest, step = operator(u), 1e-8, 1e-4 * (1 + float(u.norm()))
-    for _ in range(PROBES):
-        d = step * d / d.norm().clamp(min=1e-300)
-        change = operator(u + d) - here
-        largest = max(largest, float(change.norm()) / step)
-        d = change.to(u)
-        if not float(d.norm()) > 0:
-            break
-    return min(largest, STEEP)
+    length = 1e-4 * (1 + float(u.norm()))
+    found = curvature(lambda v: v.map(lambda t: operator(t).to(t)), Everywhere(), Vec.of(u), PROBES + 1, length)
+    return min(max(found, 1e-8), STEEP)

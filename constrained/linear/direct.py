@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..core.vec import Vec
+from .spectrum import growth
 from .system import LinearSolution, LinearSolver, LinearStatus, System
 
 ZERO_PIVOT = 50  # of eps System.scale: 1e-14 in float64
@@ -169,15 +170,3 @@ def inertia(LD: Tensor, pivots: Tensor, zero: float) -> tuple[int, int, int]:
         values += [middle + radius, middle - radius]
     positive, negative = sum(v > zero for v in values), sum(v < -zero for v in values)
     return int(positive), int(negative), len(values) - int(positive) - int(negative)
-
-
-def growth(apply: Apply, size: int, device: torch.device) -> float:
-    """An estimate of |A| from below, of a third at least: two steps of the power method from a fixed vector without pattern."""
-    v = torch.arange(1.0, size + 1, dtype=torch.float64, device=device).square().cos()
-    norm = float(torch.linalg.vector_norm(v))
-    for _ in range(2):
-        v = apply(v / norm)
-        norm = float(torch.linalg.vector_norm(v))
-        if not (math.isfinite(norm) and norm > 0):
-            break
-    return norm if math.isfinite(norm) else math.inf

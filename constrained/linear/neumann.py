@@ -9,6 +9,7 @@ import torch
 
 from ..core.options import Positive, Steps
 from ..core.vec import Vec
+from .spectrum import largest
 from .system import LinearSolution, LinearSolver, LinearStatus, Product, System
 
 
@@ -20,28 +21,6 @@ def lifted(product: Product, v: Vec, r: Vec, size: float) -> tuple[Vec, bool]:
     square, eps = float(r @ r), torch.finfo(v.dtype).eps
     null = square > 0 and float(product(r).norm()) <= 1e5 * eps * size * square**0.5
     return (v.add(r, -float(v @ r) / square), True) if null else (v, False)
-
-
-POWER = 20  # products of the power method at most
-SETTLED = 0.01  # relative change of the estimate at which it ends
-
-
-def largest(product: Product, like: Vec) -> tuple[float, int]:
-    """An estimate of |A| from below by the power method, from a fixed vector without pattern, and its products.
-
-    With random products: the largest |A_j v| / |v| met.
-    """
-    v = like.unravel(torch.arange(1.0, like.size + 1, dtype=torch.float64, device=like.device).square().cos())
-    found, spent = 0.0, 0
-    while spent < POWER:
-        q = product(v / v.norm())
-        spent += 1
-        size, before = float(q.norm()), found
-        found = max(found, size) if math.isfinite(size) else math.nan
-        if not size > 0 or abs(size - before) <= SETTLED * size:
-            break
-        v = q
-    return found, spent
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..core.errors import Unsuitable
 from ..core.options import Count, Steps
 from ..core.vec import Vec
-from .direct import growth
+from .spectrum import growth
 from .system import LinearSolution, LinearSolver, LinearStatus, System
 
 DROP = 1e-11  # new directions under this part of |K s| are rounding

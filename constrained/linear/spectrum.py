@@ -2,8 +2,8 @@
 
 `lanczos` makes the small matrix whose eigenvalues, the Ritz values, lie inside the spectrum. `lowest` is such a sweep: its
 least Ritz value is an upper bound of the least eigenvalue, near it after a sweep from the Ritz vector of a point nearby.
-`norm` is a power iteration: a lower bound, near the norm after one product from there. `curvature` is one of differences of a
-gradient.
+`power` is the power method: a lower bound of the norm. `operator_norm` takes it for M'M and follows it from point to point;
+`largest` and `growth` start from a fixed vector, `curvature` takes differences of an operator that is not linear.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..sets import ConvexSet
 from .system import Product
 
 ENOUGH = 0.02  # relative change of an estimate between two sweeps below which it has settled
+POWER = 20  # products of `largest` at most
 
 
 class Krylov(NamedTuple):
@@ -93,37 +94,87 @@ def lowest_from_scratch(product: Product, start: Vec, *, steps: int = 40, sweeps
     return found
 
 
-def norm(forth: Product, back: Product, start: Vec, rounds: int) -> tuple[float, Vec]:
+class Power(NamedTuple):
+    """Of the unit vectors v tried: the last |A v|, NaN or infinite where it was, the largest, the next v, the products."""
+
+    last: float
+    largest: float
+    vector: Vec
+    products: int
+
+
+def power(product: Product, start: Vec, most: int, *, back: Product | None = None, settled: float | None = None) -> Power:
+    """The power method from `start`, for the largest |A v| / |v| from below; of a matrix that is not symmetric, `back` is A'.
+
+    v <- A v / |A v|, with `back` v <- A'A v / |A'A v|. It ends after `most` products with A, where v is zero or not finite, and
+    where |A v| changed by no more than the share `settled` of itself.
+
+    >>> A = torch.diag(torch.tensor([3.0, 1.0], dtype=torch.float64))
+    >>> round(power(lambda v: v.map(lambda t: A @ t), Vec.of(torch.ones(2, dtype=torch.float64)), 9).last, 6)
+    3.0
+    """
+    v, last, largest, spent = start, 0.0, 0.0, 0
+    while spent < most:
+        size = float(v.norm())
+        if not 0 < size < math.inf:
+            break
+        image, before = product(v / size), last
+        spent, last = spent + 1, float(image.norm())
+        largest = max(largest, last)  # NaN is left out
+        v = image if back is None else back(image)
+        if settled is not None and not abs(last - before) > settled * last:
+            break
+    return Power(last, largest, v, spent)
+
+
+def operator_norm(forth: Product, back: Product, start: Vec, rounds: int) -> tuple[float, Vec]:
     """|M| = max |M v| / |v| by power iterations with M' M, M = `forth` and M' = `back`; and the v of the last one.
 
     >>> A = torch.tensor([[0.0, 2.0], [0.0, 0.0]], dtype=torch.float64)
     >>> one = Vec.of(torch.ones(2, dtype=torch.float64))
-    >>> round(norm(lambda v: v.map(lambda t: A @ t), lambda v: v.map(lambda t: A.T @ t), one, 3)[0], 6)
+    >>> round(operator_norm(lambda v: v.map(lambda t: A @ t), lambda v: v.map(lambda t: A.T @ t), one, 3)[0], 6)
     2.0
     """
-    v, found = start, 0.0
-    for _ in range(rounds):
-        size = float(v.norm())
-        if not size > 0:  # M is zero along all that was tried
-            return found, start
-        v = v / size
-        image = forth(v)
-        before, found = found, float(image.norm())
-        v = back(image)
-        if not abs(found - before) > 1e-3 * found:
-            break
-    return found, v if float(v.norm()) > 0 else start
+    found = power(forth, start, rounds, back=back, settled=1e-3)
+    return found.last, found.vector if float(found.vector.norm()) > 0 else start  # M is zero along all that was tried
 
 
-def curvature(gradient: Callable[[Vec], Vec], X: ConvexSet, x: Vec, rounds: int = 10) -> float:
-    """The largest |eigenvalue| of a Hessian at x, by power iterations on differences of its gradient inside X."""
-    v, h = direction(x, torch.Generator().manual_seed(0)), torch.finfo(x.dtype).eps ** (1 / 3) * max(1.0, float(x.max_norm()))
-    tiny, base, most = torch.finfo(x.dtype).tiny, gradient(x), 0.0
-    for _ in range(rounds - 1):
-        v = v / max(float(v.norm()), tiny)
+norm = operator_norm  # the name until 0.1
+
+
+def unpatterned(like: Vec) -> Vec:
+    """A fixed vector that no structure of a matrix is likely to be orthogonal to."""
+    return like.unravel(torch.arange(1.0, like.size + 1, dtype=torch.float64, device=like.device).square().cos())
+
+
+def largest(product: Product, like: Vec) -> tuple[float, int]:
+    """An estimate of |A| from below, settled to 1 %, NaN where a product is not finite; and its products, `POWER` at most.
+
+    With random products: the largest |A_j v| / |v| met.
+    """
+    found = power(product, unpatterned(like), POWER, settled=0.01)
+    return found.largest if math.isfinite(found.last) else math.nan, found.products
+
+
+def growth(apply: Callable[[Tensor], Tensor], size: int, device: torch.device) -> float:
+    """An estimate of |A| from below, of a third at least, by two products; infinite where one is not finite."""
+    start = unpatterned(Vec.of(torch.zeros(size, dtype=torch.float64, device=device)))
+    found = power(lambda v: v.map(apply), start, 2)
+    return found.last if math.isfinite(found.last) else math.inf
+
+
+def curvature(operator: Callable[[Vec], Vec], X: ConvexSet, x: Vec, rounds: int = 10, length: float | None = None) -> float:
+    """The largest |F(x + d) - F(x)| / |d| along a power iteration inside X: of a gradient, the largest |eigenvalue| of a Hessian.
+
+    rounds: evaluations of F. length: |d|, else as for central differences.
+    """
+    h = torch.finfo(x.dtype).eps ** (1 / 3) * max(1.0, float(x.max_norm())) if length is None else length
+    tiny, base = torch.finfo(x.dtype).tiny, operator(x)
+
+    def difference(v: Vec) -> Vec:
         step = X.project(x.add(v, h)) - x
         if float(step.norm()) < 1e-3 * h:  # X ends here: look the other way
             step = X.project(x.add(v, -h)) - x
-        v = (gradient(x + step) - base) / max(float(step.norm()), tiny)
-        most = max(most, float(v.norm()))
-    return most
+        return (operator(x + step) - base) / max(float(step.norm()), tiny)
+
+    return power(difference, direction(x, torch.Generator().manual_seed(0)), rounds - 1).largest

@@ -10,7 +10,7 @@ from bilevel import BilevelProblem, Status, hypergradient, iterate, solve
 from bilevel.solvers.maid import MAID
 from constrained.core.derivatives.finite_differences import direction
 from constrained.core.vec import Vec
-from constrained.linear.spectrum import lowest, lowest_from_scratch, norm
+from constrained.linear.spectrum import lowest, lowest_from_scratch, operator_norm
 from problems.images import denoising, least_squares
 from problems.quadratic import quadratic
 
@@ -142,7 +142,7 @@ def test_an_upper_level_without_a_minimum():
 
 
 # -- spectra ----------------------------------------------------------------------------------------------------------------
-def test_lowest_and_norm_against_numpy():
+def test_lowest_and_operator_norm_against_numpy():
     rng = np.random.default_rng(0)
     Q, _ = np.linalg.qr(rng.standard_normal((120, 120)))
     A = torch.from_numpy((Q * np.linspace(0.01, 3.0, 120)) @ Q.T)
@@ -152,12 +152,12 @@ def test_lowest_and_norm_against_numpy():
     again = lowest(lambda v: v.map(lambda t: A @ t), found.vector, 4)
     assert 0.01 - 1e-9 <= again.value <= found.value + 1e-12
     B = torch.from_numpy(rng.standard_normal((30, 120)))
-    most, _ = norm(lambda v: v.map(lambda t: B @ t), lambda u: u.map(lambda t: B.T @ t), start, 200)
+    most, _ = operator_norm(lambda v: v.map(lambda t: B @ t), lambda u: u.map(lambda t: B.T @ t), start, 200)
     true = float(torch.linalg.matrix_norm(B, 2))
     assert 0.98 * true <= most <= true + 1e-9
 
 
-def test_norm_of_zero_and_lowest_of_nan():
+def test_operator_norm_of_zero_and_lowest_of_nan():
     one = Vec.of(torch.ones(3, dtype=F64))
-    assert norm(lambda v: v * 0.0, lambda v: v * 0.0, one, 5)[0] == 0.0
+    assert operator_norm(lambda v: v * 0.0, lambda v: v * 0.0, one, 5)[0] == 0.0
     assert np.isnan(lowest(lambda v: v * float("nan"), one, 3).value)
