@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core.derivatives.finite_differences import Finding, Report, compare, direction
+from .core.derivatives.finite_differences import Finding, Report, compare, direction, worst
 from .core.errors import BilevelError, NonFiniteStart, ProblemError
 from .core.moved import forward_names
 from .core.problem import Multipliers
@@ -94,26 +94,31 @@ def inequality_jacobian(oracle: ConstrainedOracle, x: Vec) -> Tensor:
     count = len(oracle.h.value((x,)))
     if oracle.h.own.jacobian is not None:
         return oracle.h.matrices([x], count)[0].dense()
-    eye = torch.eye(count, dtype=x.dtype, device=x.device)
-    return torch.stack([oracle.h.vjp((x,), row)[0].ravel() for row in eye])
+    return oracle.h.rows((x,), torch.eye(count, dtype=x.dtype, device=x.device))[0]
 
 
 def least_squares(J: Tensor, rows: Tensor, g: Tensor, active: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Least-norm lam, and mu >= 0 on the active inequalities, that minimise |g + J'lam + rows'mu|."""
-    if not all(bool(part.isfinite().all()) for part in (J, rows, g)):
-        return torch.full_like(J[:, 0], math.nan), None if active is None else torch.full_like(rows[:, 0], math.nan)
-    A, b = J.T.double().cpu().numpy(), -g.double().cpu().numpy()
+    chosen = rows[:0] if active is None else rows[active]
+    A, b = torch.cat([J, chosen]).T.double().cpu().numpy(), -g.double().cpu().numpy()
+    found = torch.from_numpy(half_bounded(A, b, len(J))).to(g)
     if active is None:
-        return torch.from_numpy(np.linalg.lstsq(A, b, rcond=1e-12)[0]).to(g), None
+        return found, None
+    mu = g.new_zeros(len(rows))
+    mu[active] = found[len(J) :]
+    return found[: len(J)], mu
+
+
+def half_bounded(A: np.ndarray, b: np.ndarray, free: int, tol: float = 1e-10) -> np.ndarray:
+    """The z that makes |A z - b| least, its entries from `free` on >= 0; without such ones the least-norm z. NaN for NaN."""
+    if not (np.isfinite(A).all() and np.isfinite(b).all()):
+        return np.full(A.shape[1], np.nan)
+    if free == A.shape[1]:
+        return np.linalg.lstsq(A, b, rcond=1e-12)[0] if free else np.zeros(0)
     from scipy.optimize import lsq_linear
 
-    keep = active.cpu().numpy()
-    B = np.concatenate([A, rows.T.double().cpu().numpy()[:, keep]], 1)
-    low = np.concatenate([np.full(A.shape[1], -np.inf), np.zeros(keep.sum())])
-    found = lsq_linear(B, b, bounds=(low, np.inf)).x if B.shape[1] else np.zeros(0)
-    mu = np.zeros(len(keep))
-    mu[keep] = found[A.shape[1] :]
-    return torch.from_numpy(found[: A.shape[1]]).to(g), torch.from_numpy(mu).to(g)
+    low = np.concatenate([np.full(free, -np.inf), np.zeros(A.shape[1] - free)])
+    return lsq_linear(A, b, bounds=(low, np.inf), tol=tol).x
 
 
 def check(oracle: ConstrainedOracle, x: Vec) -> Report:
@@ -121,8 +126,7 @@ def check(oracle: ConstrainedOracle, x: Vec) -> Report:
     generator = torch.Generator().manual_seed(0)
     points = [x, oracle.X.project(x.add(direction(x, generator), 0.1 * (1.0 + float(x.norm()))))]
     found = [finding for point in points if _finite(oracle, point) for finding in _compared(oracle, point, generator)]
-    names = dict.fromkeys(finding.name for finding in found)
-    return Report(tuple(max((f for f in found if f.name == name), key=lambda f: f.error / f.tolerance) for name in names))
+    return worst(found)
 
 
 def _finite(oracle: ConstrainedOracle, x: Vec) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from constrained.core.derivatives.finite_differences import Finding, Report, compare, direction
+from constrained.core.derivatives.finite_differences import Finding, Report, compare, direction, worst
 from constrained.core.derivatives.objective import Draw
 from constrained.core.errors import BilevelError, NonFiniteStart, ProblemError
 from constrained.core.live import LiveVec
@@ -91,8 +91,7 @@ def check(oracle: BilevelOracle, x: Vec, y: Vec) -> Report:
     right = {name for name in ("d/dx", "d/dy") if all(finding.ok for finding in found if finding.name == f"lower: {name}")}
     if oracle.g.second_order:
         found += [finding for point in points for finding in _second(oracle, *point, generator, right)]
-    names = dict.fromkeys(finding.name for finding in found)
-    return Report(tuple(max((f for f in found if f.name == name), key=lambda f: f.error / f.tolerance) for name in names))
+    return worst(found)
 
 
 def _steps(x: Vec, y: Vec) -> tuple[float, float, float]:

@@ -32,6 +32,7 @@ from constrained.core.problem import Multipliers
 from constrained.core.vec import Tree, Vec
 from constrained.descent import residual
 from constrained.descent.newton_cg import NewtonCG
+from constrained.kkt import half_bounded
 from constrained.linear import LinearStatus, Minres, System
 from constrained.sets.tangent import Tangent, tangent
 
@@ -162,8 +163,6 @@ def _given(multipliers: Multipliers | None, values: list[Tensor]) -> tuple[Tenso
 
 def _least(oracle: BilevelOracle, x: Vec, y: Vec, values: list[Tensor], J: list[Any]) -> tuple[Tensor, Tensor]:
     """lam, mu >= 0 that make |T (g_y + J'lam + J_h'mu)|^2 + |mu h|^2 least, T the tangent of Y at y."""
-    from scipy.optimize import lsq_linear
-
     face = tangent(oracle.Y, y)
     rows = _stacked(J)
     slope = face.project(oracle.g.grad_y(x, y)).ravel().double().cpu().numpy()
@@ -173,14 +172,7 @@ def _least(oracle: BilevelOracle, x: Vec, y: Vec, values: list[Tensor], J: list[
     slack = np.diag(np.concatenate([np.zeros(counts[0]), values[1].cpu().numpy()]))[counts[0] :]
     system = np.concatenate([np.array(held).T.reshape(y.size, len(held)), slack])
     right = np.concatenate([-slope, np.zeros(counts[1])])
-    if not (np.isfinite(system).all() and np.isfinite(right).all()):
-        return torch.full_like(values[0], math.nan), torch.full_like(values[1], math.nan)
-    if counts[1] == 0:
-        found = np.linalg.lstsq(system, right, rcond=1e-12)[0]
-    else:
-        low = np.concatenate([np.full(counts[0], -np.inf), np.zeros(counts[1])])
-        found = lsq_linear(system, right, bounds=(low, np.inf), tol=1e-14).x
-    lam, mu = np.split(found, [counts[0]])
+    lam, mu = np.split(half_bounded(system, right, counts[0], tol=1e-14), [counts[0]])
     return torch.from_numpy(lam).to(values[0]), torch.from_numpy(mu).to(values[1])
 
 

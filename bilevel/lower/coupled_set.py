@@ -27,6 +27,7 @@ from constrained.core.derivatives.counts import Calls
 from constrained.core.errors import ProblemError
 from constrained.core.problem import Multipliers, Point
 from constrained.core.vec import Vec
+from constrained.linear.system import CHUNK
 from constrained.polyhedron import Polyhedron
 from constrained.problem import ConstrainedProblem
 from constrained.sets import Affine, ConvexSet, Everywhere, Halfspace
@@ -132,14 +133,14 @@ def jacobian(constraint: Constraint, x: Vec, y: Vec) -> Any:
     from scipy import sparse
 
     count = len(constraint.value((x, y)))
-    unit = x.leaves[0].new_zeros(count, dtype=x.dtype)
-    rows = []
-    for i in range(count):
-        unit[i] = 1.0
-        row = join(*constraint.vjp((x, y), unit)).double().cpu().numpy()
-        unit[i] = 0.0
-        rows.append(sparse.csr_matrix(row))
-    return sparse.vstack(rows).tocsr() if rows else sparse.csr_matrix((0, x.size + y.size))
+    if constraint.own.jacobian is not None:
+        return sparse.csr_matrix(sparse.hstack([J.scipy() for J in constraint.matrices((x, y), count)]))
+    blocks = [sparse.csr_matrix((0, x.size + y.size))]
+    for start in range(0, count, CHUNK):  # dense rows of few at a time
+        units = torch.eye(min(CHUNK, count - start), count, dtype=x.dtype, device=x.device).roll(start, 1)
+        dense = torch.cat(constraint.rows((x, y), units), 1)
+        blocks.append(sparse.csr_matrix(dense.double().cpu().numpy()))
+    return sparse.vstack(blocks).tocsr()
 
 
 def _read(oracle: BilevelOracle, limit: float, given: ConvexSet | None) -> Coupled:

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from ..errors import ProblemError
+from ..live import LiveVec
 from ..vec import Tree, Vec
 from .counts import Calls
 from .function import Function
 from .matrix import Matrix, is_sparse, matrix
-from .objective import gradients, shaped, split
+from .objective import backwards, differentiable, gradients, shaped, split
 
 
 class Constraint:
-    """A deterministic vector-valued function of Vecs: `value` (1-D float64) and `vjp(w)` = (J_x' w, J_y' w)."""
+    """A deterministic vector-valued function of Vecs: `value` (1-D float64), `vjp(w)` = (J_x' w, J_y' w), `rows(W)` = (W J_x,
+    W J_y).
+    """
 
     def __init__(self, name: str, call: Callable[..., Any], calls: Calls):
         self.name = name
@@ -49,6 +52,23 @@ class Constraint:
         self.calls.of(self.name).values += 1
         found = gradients([lambda trees: (out := self.evaluate(trees)) @ weights.to(out.dtype)], args, range(len(args)))
         return split(found, args, range(len(args)))
+
+    def rows(self, args: Sequence[Vec], W: Tensor) -> list[Tensor]:
+        """W J_x, W J_y, dense, for a stack W of weights; by one batched backward, counted as `len(W)` products."""
+        if self.own.vjp is not None or self.own.jacobian is not None or any(isinstance(vec, LiveVec) for vec in args):
+            each = [self.vjp(args, w) for w in W]
+            stacks = [[found[i].ravel() for found in each] for i in range(len(args))]
+            return [torch.stack(rows) if rows else vec.ravel().new_zeros(0, vec.size) for rows, vec in zip(stacks, args)]
+        count = self.calls.of(self.name)
+        count.values, count.vjps = count.values + 1, count.vjps + len(W)
+        with torch.enable_grad():
+            trees, leaves = differentiable(args, range(len(args)))
+            out = self.evaluate(trees)
+            if out.requires_grad and len(W):
+                found = iter(backwards([out], [W.to(out.dtype)], leaves))
+            else:
+                found = iter([leaf.new_zeros(len(W), *leaf.shape) for leaf in leaves])
+        return [torch.cat([next(found).detach().reshape(len(W), -1) for _ in vec.leaves], 1) for vec in args]
 
     def matrices(self, args: Sequence[Vec], m: int) -> list[Matrix]:
         """The user's Jacobians J_x, J_y with m rows, dense or sparse as they come, columns in the order of `Vec.ravel`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +49,12 @@ class Report:
 
     def __str__(self) -> str:
         return "\n".join(f"{'ok ' if f.ok else 'OFF'}  {f.name:<24} relative error {f.error:.1e}" for f in self.findings)
+
+
+def worst(findings: Sequence[Finding]) -> Report:
+    """Of the findings of one name, at several points, the one farthest beyond its tolerance."""
+    names = dict.fromkeys(finding.name for finding in findings)
+    return Report(tuple(max((f for f in findings if f.name == name), key=lambda f: f.error / f.tolerance) for name in names))
 
 
 def direction(like: Vec, generator: torch.Generator) -> Vec:

@@ -113,7 +113,7 @@ class Objective:
     def depends(self, args: Sequence[Vec], draw: Draw | None = None) -> bool:
         """Whether the value depends on any argument by a graph of autograd."""
         with torch.enable_grad():
-            return self.evaluate(_differentiable(args, range(len(args)))[0], self._at(draw)).requires_grad
+            return self.evaluate(differentiable(args, range(len(args)))[0], self._at(draw)).requires_grad
 
     def linearize(self, args: Sequence[Vec], draw: Draw | None = None) -> Linearization:
         """The gradient at a point with its graph kept, for products with second derivatives. Counts one gradient."""
@@ -195,7 +195,7 @@ def gradients(
     if any(isinstance(vec, live.LiveVec) for vec in args):
         return live.gradients(terms, args, wrt, moving, ranks)
     with torch.enable_grad():
-        trees, inputs = _differentiable(args, wrt)
+        trees, inputs = differentiable(args, wrt)
         for leaf, moves in zip(inputs, moving or ()):
             leaf.requires_grad_(moves)
         outs = [term(trees) for term in terms]
@@ -251,7 +251,7 @@ class Linearization:
         every = range(len(self.args))
         # cuDNN's RNN kernels have no double backward.
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-            trees, self._inputs = _differentiable(self.args, every)
+            trees, self._inputs = differentiable(self.args, every)
             out = self.objective.evaluate(trees, self.draw)
             found = (
                 torch.autograd.grad(out, self._inputs, create_graph=True, allow_unused=True)
@@ -382,7 +382,7 @@ def shaped(tree: Tree, like: Vec, name: str) -> Vec:
     return like.like(leaf.to(ref.dtype) for leaf, ref in zip(leaves, like.leaves))
 
 
-def _differentiable(args: Sequence[Vec], wrt: Sequence[int]) -> tuple[list[Tree], list[Tensor]]:
+def differentiable(args: Sequence[Vec], wrt: Sequence[int]) -> tuple[list[Tree], list[Tensor]]:
     if torch.is_inference_mode_enabled():
         raise ProblemError("torch.inference_mode() is on: nothing can be differentiated; torch.no_grad() is fine")
     trees, inputs = [], []
