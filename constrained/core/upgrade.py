@@ -6,6 +6,7 @@ import json
 import re
 
 RENAMED = {"Estimated": "EstimatedAccuracy", "Paper": "PaperAccuracy"}  # classes of options
+DROPPED = r"(\bAutoLinear\([^()]*), measure=(?:True|False)"  # options that are no more
 
 
 def upgraded(header: str) -> str:
@@ -18,4 +19,6 @@ def upgraded(header: str) -> str:
 
 
 def _renamed(header: str) -> str:
+    """With the present names, without the options that are no more."""
+    header = re.sub(DROPPED, r"\1", header)
     return re.sub(rf"\b({'|'.join(RENAMED)})(?=\()", lambda old: RENAMED[old[1]], header)

@@ -17,7 +17,6 @@ more arithmetic than L D L': it is never the fastest.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,7 +29,7 @@ from .minres import Minres
 from .projected_cg import Constraint, ProjectedCG
 from .system import CHUNK, LinearSolution, LinearSolver, LinearStatus, System
 
-LOOK = 8  # steps between two looks at a method's rate, and vectors in the first batch that is timed
+LOOK = 8  # steps between two looks at a method's rate
 FEW = 16  # steps that ProjectedCG is expected to need at least
 OWN = 20  # operations on vectors in a step of MINRES or CG, beside the product
 EARLY = 0.1  # of a rival's cost: before, a rate of convergence says nothing
@@ -46,7 +45,6 @@ class Choice:
         self.projected: Constraint | None = None
         self.projectable = system.split is not None and system.split[1] > 0
         self.reckoned: tuple[float, float] | None = None
-        self.batches: list[tuple[int, float]] = []  # (vectors, seconds), timed
 
     @property
     def chosen(self) -> System:
@@ -87,9 +85,7 @@ class AutoLinear(LinearSolver):
     that misses `tol` was tried by Direct too, where K may be made dense.
 
     small: unknowns up to which a matrix-free K is factorised at once. dense: unknowns up to which it may be at all (8 d^2 bytes,
-    three times). measure: go by the clock, with products timed alone and in batches; the choice, and with it the last bits of a
-    solution, may then differ from run to run above `small` unknowns. Otherwise what products cost is reckoned from the shapes of
-    their operations, and runs repeat bit for bit: no worse, unless products spend their time outside torch.
+    three times). What products cost is reckoned from the shapes of their operations, not timed: runs repeat bit for bit.
 
     >>> K = torch.tensor([[2.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
     >>> auto, b = AutoLinear(), Vec.of(torch.tensor([3.0, 1.0], dtype=torch.float64))
@@ -99,7 +95,6 @@ class AutoLinear(LinearSolver):
 
     small: Count = 128
     dense: Count = 6000
-    measure: bool = False
 
     def init(self, system: System) -> Choice:
         choice = Choice(system)
@@ -179,24 +174,17 @@ class _Watch:
         self.projectable, self.projecting = projectable, projecting
         self.residuals: list[float] = []
         self.spent, self.left, self.project = 0, False, False
-        self.single = math.inf
-        self.began = self.last = time.perf_counter()
 
     def __call__(self, steps: int, residual: float) -> bool:
-        now = time.perf_counter()
         self.residuals.append(residual)
-        self.single, self.last = min(self.single, now - self.last), now
         if steps % LOOK or not residual > self.tol:
             return True
-        go_on = self._cheaper(now - self.began)
-        if not go_on and self.options.measure and len(self.choice.batches) == 1:
-            go_on = self._cheaper(math.inf)  # before much is spent, a second look at what batches cost
-        self.left, self.last = not go_on, time.perf_counter()
-        return go_on
+        self.left = not self._cheaper()
+        return not self.left
 
-    def _cheaper(self, spent: float) -> bool:
-        """Whether the method, `spent` seconds from its start, has less to go than its rivals."""
-        single, each = self._costs(spent) if self.options.measure else self._reckoned()
+    def _cheaper(self) -> bool:
+        """Whether the method has less to go than its rivals."""
+        single, each = self._reckoned()
         direct, projected = self._rivals(single, each)
         self.project = projected < direct
         step = single + self._own() + (self._projection() if self.projecting else 0.0)
@@ -222,9 +210,9 @@ class _Watch:
         return direct, projected if m * n <= self.options.dense**2 else math.inf
 
     def _own(self) -> float:
-        """Seconds of a step's own operations, where the clock has not seen them."""
+        """Seconds of a step's own operations."""
         to, d = self.choice.machine, self.choice.system.size
-        return 0.0 if self.options.measure else OWN * (to.call + 24 * d / to.bytes)
+        return OWN * (to.call + 24 * d / to.bytes)
 
     def _projection(self) -> float:
         """Seconds of P^-1: five passes through J, four through the triangle of its Gram matrix, in float64."""
@@ -236,26 +224,3 @@ class _Watch:
         self.spent += self.choice.reckon()
         assert self.choice.reckoned is not None
         return self.choice.reckoned
-
-    def _costs(self, spent: float) -> tuple[float, float]:
-        """Seconds of a single product, and of one among many. A batch of q costs call + q each: two batches are timed, the
-        second once `spent` seconds are long beside the first.
-        """
-        batches = self.choice.batches
-        if self.choice.system.products is not None and len(batches) < 2 and (not batches or spent > 8 * batches[0][1]):
-            batches.append(self._batch(4 * LOOK if batches else LOOK))
-        (q, seconds), (more, longer) = [(1, self.single), (1, self.single), *batches][-2:]
-        each = min(max((longer - seconds) / max(more - q, 1), 0.0), self.single)
-        together = max(longer - more * each, 0.0) / CHUNK + each
-        self.choice.batched = bool(batches) and together < self.single
-        return self.single, min(together, self.single)
-
-    def _batch(self, q: int) -> tuple[int, float]:
-        """q, and the seconds of a batched product of q vectors."""
-        system = self.choice.system
-        like = system.template
-        rows = torch.eye(q, system.size, dtype=like.dtype, device=like.device)
-        began = time.perf_counter()
-        bool(system.times(rows, like).isfinite().all())  # waits for the device
-        self.spent += q
-        return q, time.perf_counter() - began

@@ -123,7 +123,7 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
     requires: ClassVar[Feature] = Feature(0)
 
     tol: Positive | None = None
-    linear_solver: LinearSolver = AutoLinear(measure=False)  # the same choice, and bits, every time
+    linear_solver: LinearSolver = AutoLinear()
     accuracy: Accuracy = EstimatedAccuracy()
     superlinear: bool = True
     eta1: Positive = 1.0

@@ -1,7 +1,5 @@
 """Direct against numpy: solutions, inertia, singular systems, sparse ones; AutoLinear's choices."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
@@ -161,35 +159,11 @@ def test_sparse_and_singular(monkeypatch):
 
 
 # -- AutoLinear -------------------------------------------------------------------------------------------------------------
-@dataclass
-class Timed(Counted):
-    """With a clock of its own for `measure`, the same on every machine: a product takes 1e-5 seconds, one of a batch `each`."""
-
-    each: float = 1e-5
-    seconds: float = 0.0
-
-    def product(self, v):
-        self.seconds += 1e-5
-        return super().product(v)
-
-    def products(self, vs):
-        self.seconds += self.each * len(vs.leaves[0])
-        return super().products(vs)
-
-    def perf_counter(self):
-        return self.seconds
-
-    def solve(self, method, b, tol):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("constrained.linear.auto.time", self)
-            prepared = method.init(self.system())
-            return prepared, method.solve(prepared, Vec.of(torch.tensor(b)), tol=tol)
-
-
 def chosen(K, b, tol=1e-8, method=None, **more):
     """What AutoLinear's prepared system holds in the end, and the solution."""
-    counted = Timed(K, more=more)
-    prepared, found = counted.solve(method or AutoLinear(), b, tol)
+    counted, method = Counted(K, more=more), method or AutoLinear()
+    prepared = method.init(counted.system())
+    found = method.solve(prepared, Vec.of(torch.tensor(b)), tol=tol)
     assert found.products + prepared.spent == counted.count
     dense = K if isinstance(K, np.ndarray) else K.toarray()
     noise = 2.3e-16 * (np.linalg.norm(b) + np.linalg.norm(dense) * np.linalg.norm(array(found)))  # of one product
@@ -207,20 +181,18 @@ def test_explicit_sparse_and_small_systems_are_factorised_at_once():
     assert chosen(S, b, sparse=lambda: S)[0] == "direct"
 
 
-@pytest.mark.parametrize("measure", [True, False])
-def test_an_easy_operator_is_left_to_minres(measure):
+def test_an_easy_operator_is_left_to_minres():
     K, b = symmetric(np.linspace(1, 2, 400)), normal(400, 0)
-    which, found, _ = chosen(K, b, method=AutoLinear(measure=measure))
+    which, found, _ = chosen(K, b)
     assert found.reason is LinearStatus.SOLVED
     assert which == "minres"
-    assert found.products <= (28 if measure else 20)  # 8 of a batch that is timed
+    assert found.products <= 20
 
 
-@pytest.mark.parametrize("measure", [True, False])
-def test_a_hard_operator_is_factorised(measure):
+def test_a_hard_operator_is_factorised():
     """MINRES would need thousands of products."""
     K, b = indefinite(400, condition=1e6), normal(400, 0)
-    which, found, prepared = chosen(K, b, 1e-7, method=AutoLinear(measure=measure))
+    which, found, prepared = chosen(K, b, 1e-7)
     assert which == "direct"
     assert found.reason is LinearStatus.SOLVED
     again = AutoLinear().solve(prepared, Vec.of(torch.tensor(b)), tol=1e-7)
@@ -325,16 +297,6 @@ def test_operations_are_counted_by_their_shapes():
     with Operations() as done:
         torch.autograd.grad(out, [v])
     assert done.flops == pytest.approx(12)  # of the backward too
-
-
-def test_batches_that_do_not_pay_are_left_alone():
-    """An operator whose batched product is slower than single ones."""
-    K, b = indefinite(200, condition=1e6), normal(200, 0)
-    counted = Timed(K, each=1e-3)
-    prepared, found = counted.solve(AutoLinear(measure=True), b, 1e-7)
-    assert found.reason is LinearStatus.SOLVED
-    assert not prepared.batched
-    assert found.products + prepared.spent == counted.count
 
 
 def test_singular_and_not_finite_operators():
