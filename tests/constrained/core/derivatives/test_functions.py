@@ -268,6 +268,10 @@ def test_constraints(call):
     close(cy.ravel(), numeric(lambda y: con.value([args[0], y]), CY) @ W, 1e-8)
     assert cy.spec == CY.spec
     assert con.calls.vjps == 1
+    rows = con.rows(args, torch.stack([W, -2 * W]))
+    for found, one in zip(rows, (cx, cy), strict=True):
+        close(found, torch.stack([one.ravel(), -2 * one.ravel()]))
+    assert con.calls.vjps == 3
 
 
 def test_constraints_of_one_variable_and_scalars():
