@@ -1,5 +1,6 @@
 # make demo    install into .venv and run the main job: data hyper-cleaning on digits
 # make test    install into .venv and run the tests          make check   lint, format, types
+# make quick   the tests of the core promises, in a minute
 # make crosscheck   the CUTEst problems against sif2jax, in an environment of its own
 # make peers        our hypergradients beside hypertorch, torchopt, jaxopt, BOAT and Betty, in an environment of its own
 # make slow    the longer tests, before a release           make docs    the documentation, into docs/_build/html
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check slow docs crosscheck peers clean
+.PHONY: demo quick test check slow docs crosscheck peers clean
 
 .venv/base:
 	$(PYTHON) -m venv .venv
@@ -31,6 +32,9 @@ demo: .venv/zoo
 	$(BIN)/bilevel run hyper-cleaning --seed 100 --seeds 3 --solver penalty-sgd --out runs/linear-sgd
 	$(BIN)/bilevel run hyper-cleaning --seed 100 --with model=mlp --out runs/mlp
 	$(BIN)/bilevel run hyper-cleaning --seed 100 --with model=mlp --solver penalty-sgd --out runs/mlp-sgd
+
+quick: .venv/dev
+	$(BIN)/python -m pytest -n 2 -m quick
 
 test: .venv/dev
 	$(BIN)/python -m pytest -n 2

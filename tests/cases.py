@@ -6,11 +6,12 @@ The problems of the zoo come with their solutions; the small ones below add stru
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor
+from truths import gradient_penalty, kkt_points, truncated_series, value_penalty
 
 from bilevel import (
     F2SA,
@@ -33,6 +34,7 @@ from bilevel import (
     LVHBASingleLoop,
     MiniBatches,
     Mixture,
+    Multipliers,
     Penalty,
     PenaltyDescent,
     PenaltySGD,
@@ -59,7 +61,7 @@ from constrained import (
 from constrained.core.solver import Solver
 from constrained.sets import ConvexSet
 from problems.coupled import coupled_toy, llc
-from problems.cutest import cutest
+from problems.cutest import CUTEST, cutest
 from problems.instance import Instance
 from problems.quadratic import quadratic
 from problems.toy import pl_toy
@@ -69,9 +71,10 @@ from problems.toy import pl_toy
 class Case:
     """A solver on a problem.
 
-    tolerance: on the error of x, relative to the known solution; where none is known, on the largest residual computed from the
-    problem. ends: the status of a full run. few: steps of the short runs of most checks. gradients: a step, where the docstring
-    promises a number. draws: the solver draws random numbers of its own.
+    tolerance: on the errors of x, y and the multipliers, each relative to what is known of the solution; where nothing is, on the
+    largest residual computed from the problem. others: tolerances of those that have one of their own. ends: the status of a full
+    run. few: steps of the short runs of most checks. gradients: a step, where the docstring promises a number. draws: the solver
+    draws random numbers of its own.
     slow: the full run takes minutes; only the check of the answer is done, and marked.
     """
 
@@ -86,6 +89,7 @@ class Case:
     seed: int = 0
     slow: bool = False
     draws: bool = False
+    others: dict[str, float] = field(default_factory=dict, hash=False)
 
 
 # -- small problems ---------------------------------------------------------------------------------------------------------
@@ -181,11 +185,27 @@ def projected(inequality: bool = False, X: ConvexSet | None = None, noise: bool 
     more: dict = {"inequality" if inequality else "equality": plane}
     more |= {"data": MiniBatches(rows - rows.mean(0), 16)} if noise else {}
     problem = ConstrainedProblem(objective=objective, x=x, X=X or Everywhere(), **more)
-    return Instance(name="projected", problem=problem, source="by hand", solution=(Point({"u": known[:2], "v": known[2:]}),))
+    lam = torch.tensor([1.0 if X is None else 2.0], dtype=torch.float64)  # 2 (x0 - 2) + lam = 0
+    many = Multipliers(**{"inequality" if inequality else "equality": lam})
+    solution = Point({"u": known[:2], "v": known[2:]}, multipliers=many)
+    return Instance(name="projected", problem=problem, source="by hand", solution=(solution,))
 
 
-def small(noise: float = 0.0) -> Instance:
-    return quadratic(nx=3, ny=4, noise=noise)
+def small(noise: float = 0.0, truth: Callable[[BilevelProblem], Point] | None = None) -> Instance:
+    """A quadratic with the bilevel solution, or with what a method with a bias goes to, which truths.py computes."""
+    instance = quadratic(nx=3, ny=4, noise=noise)
+    return replace(instance, solution=(truth(quadratic(nx=3, ny=4).problem),)) if truth else instance  # pyright: ignore
+
+
+def flat() -> Instance:
+    """A quadratic whose lower solutions are many and equally good: x alone is known."""
+    instance = quadratic(rank=12, flat=True)
+    return replace(instance, solution=(Point(instance.solution[0].x),))
+
+
+def published(name: str) -> Instance:
+    """An equality-constrained problem of CUTEst with its published solution, its mirror images and their multipliers."""
+    return replace(cutest(name=name), solution=kkt_points(CUTEST[name]))
 
 
 def sources(noise: bool = False) -> Instance:
@@ -253,11 +273,20 @@ BUDGET = Status.MAX_STEPS
 loop = partial(Case, max_steps=300, ends=BUDGET, few=15, gradients=3)  # single loops: cheap steps, three gradients each
 SCALE = ScaleBiO(alpha=30.0, inner=SGD(lr=0.5), outer=SGD(lr=0.1))
 LAYERS = ScaleBiO(inner=AdamW(lr=0.01), accumulate=2, clip=1.0)
-NEWTON = AugmentedLagrangian(tol=1e-6, inner=NewtonCG())
+FIRST, NEWTON = AugmentedLagrangian(tol=1e-6), AugmentedLagrangian(tol=1e-6, inner=NewtonCG())
 batches = partial(Case, solver=AugmentedLagrangianSGD(round=20), max_steps=1000, tolerance=1e-2, ends=BUDGET, few=15)
+MULTIPLIER = {"inequality": 3e-6}  # 2 (x - a) + mu = 0: an x that is 1e-6 off moves mu by 2e-6
+# Truths with the bias of the method. SGD of a fixed sigma = 1/10; F2SA, whose lam grows from 13 to 16 in the half that is
+# averaged; the eleven terms of StocBiO's series, nu being half of 1 over the largest curvature, which is 1 and measured.
+# Without: the single and double loops, whose sigma falls on to the end, and BORep's many radii and epochs, which leave no fixed
+# point to solve for: their tolerances say how near to the bilevel solution the steps come. Of `logistic` and `sources` nothing is
+# known but residuals, whose noise is that of the batches.
+TENTH, GROWN, TERMS = value_penalty(10.0), value_penalty(15.0), truncated_series(10, 0.5)
+# Fixed penalties: at rest |grad F| <= 1e-6, which is 1.1e-6 from the minimiser of F
+rest = partial(Case, max_steps=10_000, tolerance=2e-6, ends=Status.STALLED, few=15)
 CASES = [
     Case(name="penalty-quadratic", solver=Penalty(), instance=quadratic, tolerance=1e-6),
-    Case(name="penalty-flat", solver=Penalty(), instance=lambda: quadratic(rank=12, flat=True), tolerance=1e-6),
+    Case(name="penalty-flat", solver=Penalty(), instance=flat, tolerance=1e-6),
     Case(name="penalty-optimistic", solver=Penalty(tol=1e-4), instance=lambda: quadratic(rank=12), tolerance=1e-4),
     Case(name="penalty-optimistic-tight", solver=Penalty(), instance=lambda: quadratic(rank=12), tolerance=1e-6, slow=True),
     Case(name="penalty-pl-box", solver=Penalty(), instance=pl_toy, tolerance=1e-6),
@@ -266,7 +295,7 @@ CASES = [
     Case(name="penalty-float32", solver=Penalty(), instance=single, tolerance=5e-3),
     Case(name="penalty-plain", solver=Penalty(richardson=False), instance=small, tolerance=1e-5),
     Case(name="implicit-quadratic", solver=Implicit(), instance=quadratic, tolerance=1e-6),
-    Case(name="implicit-flat", solver=Implicit(), instance=lambda: quadratic(rank=12, flat=True), tolerance=1e-6),
+    Case(name="implicit-flat", solver=Implicit(), instance=flat, tolerance=1e-6),
     Case(name="implicit-clipped", solver=Implicit(), instance=clipped, tolerance=1e-6),
     Case(name="implicit-dict-module", solver=Implicit(), instance=logistic, tolerance=1e-6),
     Case(name="auto-quadratic", solver=AUTO, instance=quadratic, tolerance=1e-4),
@@ -286,55 +315,70 @@ CASES = [
     Case(name="vpbgd-quadratic", solver=VPBGD(), instance=quadratic, tolerance=1e-6),
     Case(name="vpbgd-clipped", solver=VPBGD(), instance=clipped, tolerance=1e-6),
     Case(name="gpbgd-dict-module", solver=GPBGD(), instance=logistic, tolerance=1e-6),
-    Case(name="vpbgd-fixed", solver=FIXED_V, instance=small, tolerance=0.2, max_steps=2000, few=15, ends=BUDGET, gradients=4),
-    Case(name="gpbgd-fixed", solver=FIXED_G, instance=small, tolerance=0.5, max_steps=2000, few=15, ends=BUDGET, gradients=2),
+    rest(name="vpbgd-fixed", solver=FIXED_V, instance=lambda: small(truth=value_penalty(20.0)), gradients=4),
+    rest(name="gpbgd-fixed", solver=FIXED_G, instance=lambda: small(truth=gradient_penalty(20.0)), gradients=2),
     Case(name="maid-quadratic", solver=MAID(), instance=small, tolerance=1e-5),
     Case(name="maid-dict-module", solver=MAID(), instance=logistic, tolerance=1e-6),
     Case(name="penalty-fixed-adam", solver=ADAM, instance=small, tolerance=1e-2, ends=BUDGET),
-    loop(name="sgd-noisy", solver=NOISY, instance=lambda: small(0.01), tolerance=0.1, max_steps=600),
-    loop(name="sgd-exact", solver=NOISY, instance=small, tolerance=0.1, max_steps=600),
+    loop(name="sgd-noisy", solver=NOISY, instance=lambda: small(0.01, TENTH), tolerance=2e-2, max_steps=600),
+    loop(name="sgd-exact", solver=NOISY, instance=lambda: small(truth=TENTH), tolerance=8e-3, max_steps=600),
     loop(name="sgd-clipped", solver=NOISY, instance=lambda: clipped(noise=True), tolerance=0.02),
     loop(name="sgd-module-batches", solver=LOGISTIC, instance=lambda: logistic(batches=True), tolerance=0.1),
-    loop(name="single-noisy", solver=SINGLE, instance=lambda: small(0.01), tolerance=0.1, max_steps=600, gradients=6),
-    loop(name="single-exact", solver=SINGLE, instance=small, tolerance=0.1, max_steps=600),
+    loop(name="single-noisy", solver=SINGLE, instance=lambda: small(0.01), tolerance=5e-2, max_steps=600, gradients=6),
+    loop(name="single-exact", solver=SINGLE, instance=small, tolerance=5e-2, max_steps=600),
     loop(name="single-clipped", solver=SINGLE, instance=lambda: clipped(noise=True), tolerance=0.02, gradients=None),
     loop(name="single-module-batches", solver=SINGLE, instance=lambda: logistic(batches=True), tolerance=0.1, gradients=6),
     loop(name="double-noisy", solver=DOUBLE, instance=lambda: small(0.01), tolerance=0.1, gradients=None),
     loop(name="double-exact", solver=DOUBLE, instance=small, tolerance=0.1, gradients=None),
     loop(name="double-clipped", solver=DOUBLE, instance=lambda: clipped(noise=True), tolerance=0.02, gradients=None),
     loop(name="double-module-batches", solver=DOUBLE, instance=lambda: logistic(batches=True), tolerance=0.1, gradients=None),
-    loop(name="f2sa-noisy", solver=ANCESTOR, instance=lambda: small(0.01), tolerance=0.1, max_steps=600),
-    loop(name="f2sa-inner", solver=replace(ANCESTOR, inner=2), instance=small, tolerance=0.1, max_steps=600, gradients=None),
+    loop(name="f2sa-noisy", solver=ANCESTOR, instance=lambda: small(0.01, GROWN), tolerance=2e-2, max_steps=600),
+    loop(
+        name="f2sa-inner",
+        solver=replace(ANCESTOR, inner=2),
+        instance=lambda: small(truth=GROWN),
+        tolerance=2e-2,
+        max_steps=600,
+        gradients=None,
+    ),
     loop(name="f2sa-clipped", solver=ANCESTOR, instance=lambda: clipped(noise=True), tolerance=0.02),
     loop(name="f2sa-module-batches", solver=ANCESTOR, instance=lambda: logistic(batches=True), tolerance=0.1),
     loop(name="bo-rep-noisy", solver=REP, instance=lambda: small(0.01), tolerance=0.1, max_steps=600, gradients=None),
-    loop(name="bo-rep-paper", solver=PAPER, instance=lambda: small(0.01), tolerance=0.1, max_steps=600, gradients=None),
-    loop(name="bo-rep-box", solver=REP, instance=boxed, tolerance=0.1, gradients=None),
+    loop(
+        name="bo-rep-paper",
+        solver=PAPER,
+        instance=lambda: small(0.01),
+        tolerance=0.1,
+        others={"y": 0.2},
+        max_steps=600,
+        gradients=None,
+    ),
+    loop(name="bo-rep-box", solver=REP, instance=boxed, tolerance=3e-2, gradients=None),
     loop(name="bo-rep-module-batches", solver=REP, instance=lambda: logistic(batches=True), tolerance=0.1, gradients=None),
-    loop(name="stocbio-noisy", solver=SERIES, instance=lambda: small(0.01), tolerance=0.1, gradients=None),
-    loop(name="stocbio-exact", solver=SERIES, instance=small, tolerance=0.1, gradients=None),
+    loop(name="stocbio-noisy", solver=SERIES, instance=lambda: small(0.01, TERMS), tolerance=2e-2, gradients=None),
+    loop(name="stocbio-exact", solver=SERIES, instance=lambda: small(truth=TERMS), tolerance=2e-3, gradients=None),
     loop(name="stocbio-module-batches", solver=SERIES, instance=lambda: logistic(batches=True), tolerance=0.1, gradients=None),
-    loop(name="soba-noisy", solver=TOGETHER, instance=lambda: small(0.01), tolerance=0.1, max_steps=600, gradients=2),
-    loop(name="soba-box", solver=TOGETHER, instance=boxed, tolerance=0.1, gradients=2),
+    loop(name="soba-noisy", solver=TOGETHER, instance=lambda: small(0.01), tolerance=2e-2, max_steps=600, gradients=2),
+    loop(name="soba-box", solver=TOGETHER, instance=boxed, tolerance=1e-2, gradients=2),
     loop(name="soba-module-batches", solver=TOGETHER, instance=lambda: logistic(batches=True), tolerance=0.1, gradients=2),
     loop(name="scalebio-exact", solver=SCALE, instance=sources, tolerance=1e-3, max_steps=600),
     loop(name="scalebio-batches", solver=SCALE, instance=lambda: sources(noise=True), tolerance=0.1, max_steps=600),
     loop(name="scalebio-module-batches", solver=LAYERS, instance=layered, tolerance=0.3, gradients=None),
     loop(name="f2sa-mixture", solver=ANCESTOR, instance=lambda: sources(noise=True), tolerance=0.2, max_steps=600),
-    Case(name="newton-hs6", solver=SketchedNewton(), instance=lambda: cutest(name="HS6"), tolerance=1e-8),
-    Case(name="newton-hs40", solver=SketchedNewton(), instance=lambda: cutest(name="HS40"), tolerance=1e-8),
+    Case(name="newton-hs6", solver=SketchedNewton(), instance=lambda: published("HS6"), tolerance=1e-8),
+    Case(name="newton-hs40", solver=SketchedNewton(), instance=lambda: published("HS40"), tolerance=1e-8),
     Case(
         name="newton-sketch",
         solver=SketchedNewton(linear_solver=Sketch()),
-        instance=lambda: cutest(name="HS78"),
+        instance=lambda: published("HS78"),
         tolerance=1e-8,
         draws=True,
     ),
     Case(name="newton-dict", solver=SketchedNewton(), instance=projected, tolerance=1e-8),
-    Case(name="multipliers-hs6", solver=AugmentedLagrangian(tol=1e-6), instance=lambda: cutest(name="HS6"), tolerance=1e-6),
-    Case(name="multipliers-dict", solver=AugmentedLagrangian(tol=1e-6), instance=lambda: projected(True), tolerance=1e-6),
-    Case(name="multipliers-box", solver=AugmentedLagrangian(tol=1e-6), instance=lambda: projected(True, BOX), tolerance=1e-6),
-    Case(name="multipliers-newton", solver=NEWTON, instance=lambda: projected(True, BOX), tolerance=1e-6),
+    Case(name="multipliers-hs6", solver=FIRST, instance=lambda: published("HS6"), tolerance=1e-6),
+    Case(name="multipliers-dict", solver=FIRST, instance=lambda: projected(True), tolerance=1e-6, others=MULTIPLIER),
+    Case(name="multipliers-box", solver=FIRST, instance=lambda: projected(True, BOX), tolerance=1e-6, others=MULTIPLIER),
+    Case(name="multipliers-newton", solver=NEWTON, instance=lambda: projected(True, BOX), tolerance=1e-6, others=MULTIPLIER),
     batches(name="multipliers-sgd", instance=lambda: projected(noise=True)),
     batches(name="multipliers-sgd-box", instance=lambda: projected(True, BOX, noise=True)),
     Case(name="slsqp-box", solver=SLSQP(tol=1e-6), instance=lambda: projected(True, BOX), tolerance=1e-6),

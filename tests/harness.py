@@ -22,6 +22,7 @@ from constrained.core.variables import calling
 from constrained.core.vec import Vec, leaves_by_path
 from constrained.problem import ConstrainedProblem
 from constrained.sets import ConvexSet
+from problems.instance import Instance
 
 CALLABLES = {BilevelProblem: ("upper", "lower", *CONSTRAINTS), ConstrainedProblem: ("objective", "equality", "inequality")}
 
@@ -48,6 +49,27 @@ def same(a: Any, b: Any) -> bool:
 
 def outcome(result: Result) -> tuple[Any, ...]:
     return result.x, result.y, result.state, dataclasses.asdict(result.calls.total()), result.status.name
+
+
+def finite(result: Result) -> bool:
+    """Every entry of x and y is finite."""
+    return all(bool(Vec.of(value).finite()) for value in (result.x, result.y) if value is not None)
+
+
+def errors_of(instance: Instance, result: Result) -> dict[str, float]:
+    """Distances of x, y and each multiplier from the nearest known solution, relative as in `Instance.error`; those known."""
+
+    def error(found: Any, known: Any) -> float:
+        return float((Vec.of(found) - Vec.of(known)).norm()) / max(float(Vec.of(known).norm()), instance.scale)
+
+    if not instance.solution:
+        return {}
+    best = min(instance.solution, key=lambda point: error(result.x, point.x))
+    known = {"x": (result.x, best.x), "y": (result.y, best.y)}
+    if best.multipliers is not None:
+        of = {f.name: getattr(best.multipliers, f.name) for f in dataclasses.fields(best.multipliers)}
+        known |= {name: (getattr(result.multipliers, name), wanted) for name, wanted in of.items()}
+    return {name: error(found, wanted) for name, (found, wanted) in known.items() if wanted is not None}
 
 
 def wrapped(problem: Problem, wrap: Callable[[str, Callable], Callable], **more: Any) -> Any:
