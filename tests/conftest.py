@@ -18,8 +18,8 @@ FAMILIES = (
 QUICK = {
     "test_floors.py": "",
     "test_public.py": r"exported_names|every_name|one_solve|star_import|examples\[(bilevel\.problem|constrained\.problem)\]",
-    "test_docs.py": r"reference|links|restructured|pre_commit|quick",
-    "test_conformance.py": rf"\[({'|'.join(FAMILIES)})-\w+\]|test_names|test_every",
+    "test_docs.py": r"reference|links|restructured|pre_commit",
+    "test_conformance.py": rf"\[({'|'.join(FAMILIES)})-\w+\]|test_names|test_every|test_quick",
     "constrained/core/test_options.py": "",
     "constrained/core/test_vec.py": "",
     "constrained/core/test_states.py": "",

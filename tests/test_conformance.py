@@ -1,8 +1,11 @@
 """Every check of conformance.py on every case of cases.py."""
 
+from pathlib import Path
+
 import pytest
 from cases import CASES
 from conformance import CHECKS, the_answer_is_right
+from conftest import FAMILIES, QUICK
 
 PAIRS = [
     pytest.param(check, case, id=f"{case.name}-{check.__name__}", marks=[pytest.mark.slow] * case.slow)
@@ -19,6 +22,11 @@ def test_conformance(check, case):
 
 def test_the_checks_say_what_they_check():
     assert all((check.__doc__ or "").strip().endswith(".") and "\n" not in check.__doc__ for check in CHECKS)
+
+
+def test_quick_cases_exist():
+    assert set(FAMILIES) <= {case.name for case in CASES if not case.slow}
+    assert all((Path(__file__).parent / file).exists() for file in QUICK)
 
 
 def test_names_are_unique():

@@ -195,7 +195,7 @@ def test_uninterrupted_run_moves(runs):
     assert all(bool(value.isfinite().all()) for value in found.values())
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2))])
 def test_sigkill_then_resume_ends_in_the_same_bits(runs, tmp_path, number):
     kill_and_resume(runs, tmp_path, random.Random(1000 + number))
 

@@ -258,7 +258,7 @@ SEEDS = pytest.mark.parametrize("seed", [0, 1, 2])
 OVERFLOW = ("NONFINITE", "DIVERGED")
 
 
-@SEEDS
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_bo_rep_solves_what_grows_exponentially(seed):
     """2,000 steps from a gradient of 6.6e7. Gradients of g: N floor((K - 1) / I), the refinement, L, one a step for products."""
     K, problem = 2000, exponential(seed=seed).problem

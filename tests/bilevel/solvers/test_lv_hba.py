@@ -68,7 +68,7 @@ def at_stage_ends(instance, solver, **more):
 
 
 # -- the paper's problems ---------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("n", [50, 100, 200])
+@pytest.mark.parametrize("n", [50, *(pytest.param(n, marks=pytest.mark.slow) for n in (100, 200))])
 def test_the_merely_convex_problem(n):
     instance = llc(n=n)
     ends, result = at_stage_ends(instance, LVHBA())
@@ -86,7 +86,7 @@ def test_the_merely_convex_problem(n):
     assert result.notes == ()
 
 
-@pytest.mark.parametrize("n", [50, 100])
+@pytest.mark.parametrize("n", [50, pytest.param(100, marks=pytest.mark.slow)])
 def test_the_strongly_convex_problem(n):
     instance = llsc(n=n)
     ends, result = at_stage_ends(instance, LVHBA())

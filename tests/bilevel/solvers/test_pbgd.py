@@ -26,13 +26,14 @@ ACCEPTANCE = {
     "V, cond 10, default": (VPBGD, {}, None, 1e-6, 15_000),
     "G, cond 10, default": (GPBGD, {}, None, 1e-6, 8_000),
 }
+AGAIN = ("V, cond 10", "G, cond 10")  # by tolerances between two that are asked for too
 
 
 def vector(*entries: float) -> torch.Tensor:
     return torch.tensor(entries, dtype=F64)
 
 
-@pytest.mark.parametrize("name", ACCEPTANCE)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in AGAIN)) for n in ACCEPTANCE])
 def test_quadratics(name):
     solver, options, tol, error, budget = ACCEPTANCE[name]
     instance = quadratic(**options)
@@ -85,7 +86,7 @@ def trap(start: float) -> BilevelProblem:
     )
 
 
-@pytest.mark.parametrize("start", [2 * math.pi / 3, 2.0, 2.5])
+@pytest.mark.parametrize("start", [2 * math.pi / 3, 2.0, pytest.param(2.5, marks=pytest.mark.slow)])
 def test_the_trap(start):
     """V leaves it for the only lower solution, y = 0. G stays, and says so."""
     left = solve(trap(start), VPBGD())
@@ -220,7 +221,7 @@ def test_fixed_steps_follow_the_formulas():
     assert [float(v.leaves[0]) for v in (result.state.x, result.state.y)] == pytest.approx([x - alpha * h_x, y - alpha * h_y])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_fixed_steps_on_the_pl_toy(seed):
     """gamma = 100 comes to rest within 5e-3 of a minimum, and is not called CONVERGED there."""
     result = solve(pl_toy(seed=seed).problem, VPBGDFixedStep(gamma=100.0, alpha=1e-3))

@@ -9,6 +9,7 @@ from bilevel import Auto, BilevelProblem, Implicit, Penalty, Status, iterate, so
 from problems.quadratic import quadratic
 
 F64 = torch.float64
+AUTO = Auto(candidates=(Implicit(), Penalty()))
 
 
 def kink() -> BilevelProblem:
@@ -21,14 +22,24 @@ def kink() -> BilevelProblem:
     )
 
 
-def test_the_answer_with_the_least_residuals_stands():
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory):
+    """At condition 1000 in float32, a tolerance that neither candidate reaches: the instance, the last event, its checkpoint."""
+    instance, path = quadratic(seed=0, cond=1000, dtype=torch.float32), tmp_path_factory.mktemp("auto") / "end.pt"
+    *_, event = iterate(instance.problem, AUTO, tol=2e-5)
+    event.save(path)
+    return instance, event, path
+
+
+def test_the_answer_with_the_least_residuals_stands(failed):
     """In single precision at condition 1000 the penalty's differences drown where implicit gradients do not.
 
     These are known to 1e-4, 1000 times eps and a few: a tolerance of 2e-5 is met by no rounding, the default 1e-3 by some.
     """
-    instance = quadratic(seed=0, cond=1000, dtype=torch.float32)
-    result = solve(instance.problem, tol=2e-5)
+    instance, event, path = failed
+    result = solve(instance.problem, tol=2e-5, resume=path)  # the default solver, at the end of the run
     assert not result.success
+    assert torch.equal(result.x, event.answer.x)
     first, second = result.tried
     assert (first.solver, second.solver) == ("Implicit", "Penalty")
     assert max(first.residuals.values()) < max(second.residuals.values())
@@ -64,11 +75,9 @@ def test_a_candidate_that_meets_nan_is_followed_by_the_next():
     assert [(one.solver, one.status) for one in result.tried] == [("Blind", Status.NONFINITE)]
 
 
-def test_a_run_resumed_after_all_were_tried(tmp_path):
-    instance, solver = quadratic(seed=0, cond=1000, dtype=torch.float32), Auto(candidates=(Implicit(), Penalty()))
-    *_, event = iterate(instance.problem, solver, tol=2e-5)  # which neither reaches
-    assert len(solver.tried(event.state)) == 2
-    event.save(tmp_path / "end.pt")
-    resumed = solve(instance.problem, solver, tol=2e-5, resume=tmp_path / "end.pt")
+def test_a_run_resumed_after_all_were_tried(failed):
+    instance, event, path = failed
+    assert len(AUTO.tried(event.state)) == 2
+    resumed = solve(instance.problem, AUTO, tol=2e-5, resume=path)
     assert torch.equal(resumed.x, event.answer.x)
     assert resumed.status is event.status

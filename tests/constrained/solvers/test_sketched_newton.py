@@ -78,10 +78,11 @@ def test_the_published_setting_takes_the_published_steps(name, steps, seed):
 
 
 OTHERS = [name for name in CUTEST if name not in PAPER_47]
+LONG = ("FREURONE", "HATFLDFLNE", "BYRDSPHR", "HATFLDF", "HEART6")  # seconds each; others end in the same three ways
 INFEASIBLE, UNSOLVED = ("FREURONE", "HIMMELBD"), ("HATFLDFLNE", "OSCIPANE")  # the latter by every solver compared
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in OTHERS])
 def test_other_problems_end_truthfully(name):
     instance = cutest(name=name)
     result = solve(instance.problem, SketchedNewton(), start=instance.start)

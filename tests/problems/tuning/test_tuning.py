@@ -157,7 +157,7 @@ def test_one_penalty_has_one_minimum():
     assert float(point.x) == pytest.approx(brentq(lambda x: slope([x])[0], -3, -1, xtol=1e-14), abs=1e-12)
 
 
-@pytest.mark.parametrize(("start", "which"), [(-6.0, 1), (-2.0, 1), (0.0, 0)])
+@pytest.mark.parametrize(("start", "which"), [(-6.0, 1), pytest.param(-2.0, 1, marks=pytest.mark.slow), (0.0, 0)])
 def test_fifty_penalties_have_two_minima_by_the_start(start, which):
     """L-BFGS-B on the log-penalties themselves; its x is right to 1e-2 at best, so ill determined are they."""
     options = {"maxiter": 5000, "maxfun": 5000, "ftol": 1e-16, "gtol": 1e-12}
@@ -167,7 +167,7 @@ def test_fifty_penalties_have_two_minima_by_the_start(start, which):
     np.testing.assert_allclose(made("ridge-50").solution[which].x, found.x, rtol=0, atol=0.05)
 
 
-@pytest.mark.parametrize("seed", [1, 8, 28])
+@pytest.mark.parametrize("seed", [*(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 8)), 28])
 def test_solutions_of_other_data_are_sorted_and_apart(seed):
     """With seed 28 a looser search ends near a saddle point."""
     exact = value("ridge-50", seed)
