@@ -31,7 +31,7 @@ class Pairs:
     def empty(cls, memory: int, x: Vec, scale: float) -> Pairs:
         ring = torch.zeros(memory, x.size, dtype=x.dtype, device=x.device)
         gram = torch.zeros(memory, memory, dtype=torch.float64)
-        return cls(ring, ring.clone(), gram, gram.clone(), 0, 0, scale)
+        return cls(S=ring, Y=ring.clone(), SY=gram, YY=gram.clone(), count=0, head=0, scale=scale)
 
     def add(self, s: Vec, y: Vec) -> Pairs:
         """With one more pair; one that bends the wrong way to rounding is left out. Writes into the ring.
@@ -73,7 +73,8 @@ class Pairs:
         S, Y, scale = S[keep], Y[keep], (sy / yy)[keep]
         SY, YY = ((a @ Y.T).double().cpu() for a in (S, Y))
         grown = self.scale * float(self.YY[order[-1], order[-1]] / self.SY[order[-1], order[-1]]) if order else 1.0
-        return Pairs(S, Y, SY, YY, len(S), 0, grown * float(scale[-1]) if len(S) else self.scale)
+        last = grown * float(scale[-1]) if len(S) else self.scale
+        return Pairs(S=S, Y=Y, SY=SY, YY=YY, count=len(S), head=0, scale=last)
 
     def solve(self, g: Vec) -> Vec:
         """H g, the inverse-Hessian estimate times g: the two-loop recursion done on inner products."""

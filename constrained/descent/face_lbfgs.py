@@ -66,7 +66,16 @@ class FaceLBFGS(Method):
         if isinstance(found, DescentStatus):
             return replace(s, memory=pairs, reason=found)
         x, value, p = found
-        return Descent(s.k + 1, x, value, p, float(p.norm()), known.add(x - s.x, p - s.gradient), (), DescentStatus.RUNNING)
+        return Descent(
+            k=s.k + 1,
+            x=x,
+            value=value,
+            gradient=p,
+            residual=float(p.norm()),
+            memory=known.add(x - s.x, p - s.gradient),
+            recent=(),
+            reason=DescentStatus.RUNNING,
+        )
 
 
 def along(objective: Objective, X: ConvexSet) -> Objective:

@@ -11,7 +11,7 @@ from ..core.vec import Vec
 from ..sets import ConvexSet
 from .curvature_pairs import Pairs
 from .line_search import search
-from .method import Descent, DescentStatus, Method, Objective, _sane, residual
+from .method import Descent, DescentStatus, Method, Objective, residual, sane
 from .spg import SPG
 
 
@@ -54,7 +54,16 @@ class LBFGS(Method):
                 return replace(s, memory=pairs, reason=found)
         x, value, g = found
         norm = float(g.norm())
-        return Descent(s.k + 1, x, value, g, norm, pairs.add(x - s.x, g - s.gradient), (), _sane(value, norm))
+        return Descent(
+            k=s.k + 1,
+            x=x,
+            value=value,
+            gradient=g,
+            residual=norm,
+            memory=pairs.add(x - s.x, g - s.gradient),
+            recent=(),
+            reason=sane(value, norm),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +116,8 @@ class ProjectedLBFGS(Method):
             found = along(direction)
             if direction is d and isinstance(found, DescentStatus):  # the memory starts anew
                 pairs = Pairs.empty(self.memory, x, pairs.scale)
-                if (
-                    found is DescentStatus.LINE_SEARCH and trial
-                ):  # with what the refused trial shows: at a kink, the way across it
+                if found is DescentStatus.LINE_SEARCH and trial:
+                    # with what the refused trial shows: at a kink, the way across it
                     pairs = pairs.add(trial[0] - x, trial[1] - g)
                     found = along(_two_metric(s, free, pairs, plain))
             if not isinstance(found, DescentStatus) or found is DescentStatus.NONFINITE:
@@ -118,7 +126,17 @@ class ProjectedLBFGS(Method):
             return replace(s, memory=pairs, reason=found)
         new, value, g = found
         norm = residual(X, new, g)
-        return Descent(s.k + 1, new, value, g, norm, pairs.add(new - x, g - s.gradient), (), _sane(value, norm), free)
+        return Descent(
+            k=s.k + 1,
+            x=new,
+            value=value,
+            gradient=g,
+            residual=norm,
+            memory=pairs.add(new - x, g - s.gradient),
+            recent=(),
+            reason=sane(value, norm),
+            free=free,
+        )
 
 
 def unbound(X: ConvexSet, s: Descent) -> Vec:
@@ -143,4 +161,4 @@ def _with_pairs(
     norm = residual(X, x, g)
     known = memory if isinstance(memory, Pairs) and memory.S.shape == (method.memory, x.size) else None
     pairs = known or Pairs.empty(method.memory, x, method.first / max(norm, 1.0))
-    return Descent(0, x, value, g, norm, pairs, (), _sane(value, norm))
+    return Descent(k=0, x=x, value=value, gradient=g, residual=norm, memory=pairs, recent=(), reason=sane(value, norm))

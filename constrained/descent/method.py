@@ -140,8 +140,9 @@ def minimise(
             s = replace(s, reason=DescentStatus.UNBOUNDED)
     ended = DescentStatus.MAX_STEPS if s.reason is DescentStatus.RUNNING else s.reason
     reason = DescentStatus.CONVERGED if s.residual <= tol else ended
-    return Minimum(s.x, s.value, s.gradient, s.residual, reason, s.k, s.memory)
+    return Minimum(x=s.x, value=s.value, gradient=s.gradient, residual=s.residual, reason=reason, steps=s.k, memory=s.memory)
 
 
-def _sane(value: float, norm: float) -> DescentStatus:
+def sane(value: float, norm: float) -> DescentStatus:
+    """RUNNING where both are finite, else NONFINITE."""
     return DescentStatus.RUNNING if math.isfinite(value) and math.isfinite(norm) else DescentStatus.NONFINITE

@@ -26,7 +26,7 @@ from ..sets import ConvexSet
 from .curvature_pairs import Pairs
 from .lbfgs import unbound
 from .line_search import search
-from .method import Descent, DescentStatus, Method, Objective, residual
+from .method import Descent, DescentStatus, Method, Objective, residual, sane
 from .spg import SPG
 
 SLOW = 0.3  # of the largest decrease in one run of CG: a smaller one ends it while the free entries change
@@ -111,8 +111,7 @@ class NewtonCG(Method):
         value, g = objective(x)
         norm = residual(X, x, g)
         length = memory if isinstance(memory, float) else self.first / max(norm, 1.0)
-        sane = math.isfinite(value) and math.isfinite(norm)
-        return Descent(0, x, value, g, norm, length, (), DescentStatus.RUNNING if sane else DescentStatus.NONFINITE)
+        return Descent(k=0, x=x, value=value, gradient=g, residual=norm, memory=length, recent=(), reason=sane(value, norm))
 
     def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
         assert isinstance(s.memory, float)
@@ -134,7 +133,17 @@ class NewtonCG(Method):
         if isinstance(found, DescentStatus):
             return replace(s, memory=length, reason=found)
         x, value, g = found
-        return Descent(s.k + 1, x, value, g, residual(X, x, g), length, (), DescentStatus.RUNNING, free)
+        return Descent(
+            k=s.k + 1,
+            x=x,
+            value=value,
+            gradient=g,
+            residual=residual(X, x, g),
+            memory=length,
+            recent=(),
+            reason=DescentStatus.RUNNING,
+            free=free,
+        )
 
     def _direction(self, product: Product, s: Descent, free: Vec | None, settled: bool) -> tuple[Vec, float]:
         """d on the free entries (None: all of them), and the first step length of CG; 0 where that was not positive. Not

@@ -9,7 +9,7 @@ from ..core.vec import Vec
 from ..sets import ConvexSet
 from .curvature_pairs import Pairs
 from .line_search import search
-from .method import Descent, DescentStatus, Method, Objective, _sane, residual
+from .method import Descent, DescentStatus, Method, Objective, residual, sane
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class SPG(Method):
         value, g = objective(x)
         norm = residual(X, x, g)
         lam = memory if isinstance(memory, float) else self.first / max(norm, 1.0)
-        return Descent(0, x, value, g, norm, lam, (value,), _sane(value, norm))
+        return Descent(k=0, x=x, value=value, gradient=g, residual=norm, memory=lam, recent=(value,), reason=sane(value, norm))
 
     def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
         lam = s.memory
@@ -56,4 +56,13 @@ class SPG(Method):
         ss, sy = float(dx @ dx), float(dx @ dg)
         lam = min(max(ss / sy, 1e-10), 1e10) if sy > 0 else min(10 * lam, 1e10)
         norm = residual(X, x, g)
-        return Descent(s.k + 1, x, value, g, norm, lam, (*s.recent, value)[-self.window :], _sane(value, norm))
+        return Descent(
+            k=s.k + 1,
+            x=x,
+            value=value,
+            gradient=g,
+            residual=norm,
+            memory=lam,
+            recent=(*s.recent, value)[-self.window :],
+            reason=sane(value, norm),
+        )

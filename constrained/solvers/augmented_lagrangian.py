@@ -109,13 +109,26 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
         h = inequality(oracle, x)
         lam = torch.zeros_like(tape.c) if given.equality is None else torch.as_tensor(given.equality).to(tape.c)
         mu = torch.zeros_like(h) if given.inequality is None else torch.as_tensor(given.inequality).to(h).clamp(min=0)
-        inf = math.inf
-        return AugmentedLagrangianState(0, x, lam, mu, self.rho, self.omega, None, inf, inf, float(tape.value), 0, Status.RUNNING)
+        return AugmentedLagrangianState(
+            k=0,
+            x=x,
+            lam=lam,
+            mu=mu,
+            rho=self.rho,
+            omega=self.omega,
+            memory=None,
+            stationarity=math.inf,
+            violation=math.inf,
+            value=float(tape.value),
+            inner_steps=0,
+            outcome=Status.RUNNING,
+        )
 
     def step(self, oracle: ConstrainedOracle, state: AugmentedLagrangianState) -> AugmentedLagrangianState:
         s, X = state, oracle.X
         augmented = AugmentedObjective(oracle, s.lam, s.mu, s.rho)
         tol = max(s.omega, 0.5 * self.tolerance)
+        # x minimises A(.; lam, mu, rho) over X, to the residual omega
         found = minimise(self.inner.suited(X), augmented, s.x, tol=tol, X=X, max_steps=self.max_inner, memory=s.memory)  # (1)
         x = found.x
         tape, h = oracle.tape(x), inequality(oracle, x)

@@ -141,6 +141,7 @@ class AugmentedLagrangianSGD(Solver[ConstrainedOracle, AugmentedLagrangianSGDSta
 
     def step(self, oracle: ConstrainedOracle, state: AugmentedLagrangianSGDState) -> AugmentedLagrangianSGDState:
         s = state
+        # one projected gradient step on A(.; lam, mu, rho), f on a fresh batch
         value, grad = AugmentedObjective(oracle, s.lam, s.mu, s.rho, oracle.f.draw(s.k))(s.x)
         x = oracle.X.project(s.x.add(grad, -s.gamma / math.sqrt(1 + s.k / s.first)))  # (1)
         value = torch.full_like(s.value, value)

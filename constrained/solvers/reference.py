@@ -58,7 +58,7 @@ class _Reference(Solver[ConstrainedOracle, ReferenceState]):
     def init(self, oracle: ConstrainedOracle, start: Point) -> ReferenceState:
         if not (oracle.X.whole or oracle.X.entrywise):
             raise Unsuitable(f"{type(self).__name__}: of sets it takes a Box, got {type(oracle.X).__name__}")
-        return ReferenceState(0, start.x, None, None, 0, "", Status.RUNNING)
+        return ReferenceState(k=0, x=start.x, lam=None, mu=None, iterations=0, said="", outcome=Status.RUNNING)
 
     def step(self, oracle: ConstrainedOracle, state: ReferenceState) -> ReferenceState:
         view = View(oracle, state.x)
