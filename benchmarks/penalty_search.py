@@ -161,8 +161,8 @@ def lines(name: str, case: Case, repeats: int) -> list[Line]:
         runs: list[tuple[float, Found]] = []
         try:
             for _ in range(repeats):
-                begun, end = time.process_time(), run()
-                runs.append((time.process_time() - begun, end))
+                checked_start, end = time.process_time(), run()
+                runs.append((time.process_time() - checked_start, end))
         except ImportError as error:
             print(f"{name:>9}{side:>14}  left out: {error}")
             continue

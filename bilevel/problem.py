@@ -18,7 +18,7 @@ from constrained.core.live import Live, LiveVec
 from constrained.core.problem import Point, Problem
 from constrained.core.processes import Ranks
 from constrained.core.status import Feature
-from constrained.core.variables import begun, calling, module_of, no_dropout, variable
+from constrained.core.variables import calling, checked_start, module_of, no_dropout, variable
 from constrained.core.vec import Vec
 from constrained.sets import ConvexSet, Everywhere
 
@@ -27,7 +27,7 @@ from .certificates.lower_gap import lower_gap
 from .hypergradients.adjoint import SUPPORTS
 from .mixture import Mixture
 from .oracle import LOWER_STREAM, UPPER_STREAM, BilevelOracle
-from .reformulations.differentiable_value import Value
+from .reformulations.differentiable_value import DifferentiableValue
 
 CONSTRAINTS = ("lower_equality", "lower_inequality", "upper_equality", "upper_inequality")
 STREAMS = {"upper_data": UPPER_STREAM, "lower_data": LOWER_STREAM}
@@ -158,7 +158,8 @@ class BilevelProblem(Problem):
     def begin(self, oracle: BilevelOracle, start: Point | None) -> Point:
         """The start as Vecs, projected on X and Y. Raises ProblemError; NonFiniteStart names the function that is not finite."""
         x, y = (
-            begun(name, value, oracle.variables[name]) for name, value in (("x", start and start.x), ("y", start and start.y))
+            checked_start(name, value, oracle.variables[name])
+            for name, value in (("x", start and start.x), ("y", start and start.y))
         )
         if Feature.SAMPLES not in self.features:
             for name in ("x", "y"):
@@ -167,7 +168,7 @@ class BilevelProblem(Problem):
         y = y if self._is_live else self.Y.project(y.detach().clone())
         self._check_live(oracle, x, y)
         for level in (oracle.f, oracle.g):
-            derivatives.look(level, x, y)
+            derivatives.check_start(level, x, y)
         for constraint in oracle.constraints.values():
             if not bool(constraint.value((x, y)).isfinite().all()):
                 raise NonFiniteStart(f"{constraint.name}: NaN or infinite at the start")
@@ -214,13 +215,13 @@ class BilevelProblem(Problem):
     def response(self, x: Any, *, tol: float | None = None) -> Any:
         """y(x) = argmin over Y of g(x, .), structured like the problem's y; what `value` finds on the way, without a gradient."""
         live = self._live()
-        live.at(begun("x", x, live.like).detach(), live.accuracy(tol))
+        live.at(checked_start("x", x, live.like).detach(), live.accuracy(tol))
         return live.phi.response.y.clone().tree()
 
-    def _live(self) -> Value:
+    def _live(self) -> DifferentiableValue:
         if self._value is None:
             self.require("value", SUPPORTS)
-            object.__setattr__(self, "_value", Value(self.oracle()))
+            object.__setattr__(self, "_value", DifferentiableValue(self.oracle()))
         assert self._value is not None
         return self._value
 
@@ -284,7 +285,7 @@ class BilevelProblem(Problem):
         if self.lower_solution is None:
             return None
         y = self._variables()["y"]
-        return begun("y", self.lower_solution(x.tree()), y)
+        return checked_start("y", self.lower_solution(x.tree()), y)
 
     def read(self, point: Point) -> tuple[BilevelOracle, Vec, Vec, list[str]]:
         """An oracle on all of the data, the point as Vecs, and the samplers that have no full batch but give their first."""
@@ -295,8 +296,8 @@ class BilevelProblem(Problem):
             first = {name: FullBatch(getattr(self, name).draw(0, STREAMS[name], 0)) for name in without}
             whole = replace(self, **{**data, **first})
         oracle = whole.oracle()
-        x = begun("x", point.x, oracle.variables["x"])
-        y = self._at(point.y) if self._is_live else begun("y", point.y, oracle.variables["y"])
+        x = checked_start("x", point.x, oracle.variables["x"])
+        y = self._at(point.y) if self._is_live else checked_start("y", point.y, oracle.variables["y"])
         return oracle, x, y, without
 
     def _at(self, y: Any) -> LiveVec:
@@ -306,7 +307,7 @@ class BilevelProblem(Problem):
         if y is None or own.is_held_by(Vec.of(y)):
             return own
         twin = own.clone()
-        begun("y", y, twin)
+        checked_start("y", y, twin)
         return twin
 
     def _check_live(self, oracle: BilevelOracle, x: Vec, y: Vec) -> None:

@@ -17,7 +17,7 @@ from .core.derivatives.tape import Tape
 from .core.errors import Unsuitable
 from .core.vec import Vec
 from .descent import Reformulation
-from .linear import Product
+from .linear import Operator
 from .oracle import ConstrainedOracle
 
 NOTHING = Objective("nothing", lambda x: torch.zeros(()), Calls())  # the objective of the tape of h
@@ -48,7 +48,7 @@ class AugmentedObjective(Reformulation):
         """lam + rho c, max(0, mu + rho h)."""
         return self.lam + self.rho * c, (self.mu + self.rho * h).clamp(min=0)
 
-    def products(self, x: Vec) -> Product:
+    def products(self, x: Vec) -> Operator:
         for function in (self.oracle.f, self.oracle.c, self.oracle.h):
             if function is not None:
                 _twice(function)

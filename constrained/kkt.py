@@ -24,7 +24,7 @@ from .oracle import ConstrainedOracle
 
 
 # -- truth ------------------------------------------------------------------------------------------------------------------
-def look(oracle: ConstrainedOracle, x: Vec) -> None:
+def check_start(oracle: ConstrainedOracle, x: Vec) -> None:
     """f, c, h and their first derivatives at the start: they exist, have the right shapes and are finite. Raises ProblemError."""
     try:
         tape = oracle.tape(x, oracle.f.draw(0))

@@ -32,6 +32,9 @@ MODULES = {
     "constrained.tangent": "constrained.sets.tangent",
 }
 NAMES = {  # of modules that were taken apart, and new names
+    "constrained.augmented.Augmented": "constrained.augmented_objective:AugmentedObjective",
+    "constrained.projected.Constraint": "constrained.linear.projected_cg:Projector",
+    "constrained.spectrum.norm": "constrained.linear.spectrum:operator_norm",
     "constrained.accuracy.Estimated": "constrained.newton.accuracy:EstimatedAccuracy",
     "constrained.accuracy.Paper": "constrained.newton.accuracy:PaperAccuracy",
     "constrained.autolinear.Machine": "constrained.linear.cost",

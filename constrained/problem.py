@@ -17,7 +17,7 @@ from .core.derivatives.replay import Replay
 from .core.errors import OptionError, ProblemError
 from .core.problem import Multipliers, Point, Problem
 from .core.status import Feature
-from .core.variables import begun, calling, no_dropout, variable
+from .core.variables import calling, checked_start, no_dropout, variable
 from .core.vec import Vec
 from .oracle import ConstrainedOracle
 from .sets import ConvexSet, Everywhere
@@ -119,11 +119,11 @@ class ConstrainedProblem(Problem):
 
     def begin(self, oracle: ConstrainedOracle, start: Point | None) -> Point:
         """The start as Vecs, projected on X. Raises ProblemError; NonFiniteStart names the part that is not finite."""
-        x = begun("x", start and start.x, oracle.variables["x"])
+        x = checked_start("x", start and start.x, oracle.variables["x"])
         if Feature.SAMPLES not in self.features:
             no_dropout(self.x, "x")
         x = self.X.project(x.detach().clone())
-        kkt.look(oracle, x)
+        kkt.check_start(oracle, x)
         return Point(x, None, start.multipliers if start else None)
 
     def fingerprint(self, oracle: ConstrainedOracle) -> list[float]:
@@ -184,4 +184,4 @@ class ConstrainedProblem(Problem):
             suffix = "_estimate" if data is None else ""
             whole = replace(self, data=FullBatch(self.data.draw(0, 0, 0)) if data is None else data)
         oracle = whole.oracle()
-        return oracle, begun("x", point.x, oracle.variables["x"]), suffix
+        return oracle, checked_start("x", point.x, oracle.variables["x"]), suffix

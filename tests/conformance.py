@@ -105,7 +105,7 @@ def problem_and_start_are_untouched(case: Case) -> None:
     oracle = problem.oracle()
     start = Point(**{name: (vec * 1.0 + vec.map(torch.ones_like) * 0.01).tree() for name, vec in oracle.variables.items()})
     kept = {name: values(getattr(problem, name)) for name in oracle.variables}
-    begun = {name: values(getattr(start, name)) for name in oracle.variables}
+    checked_start = {name: values(getattr(start, name)) for name in oracle.variables}
     fields = {f.name: getattr(problem, f.name) for f in dataclasses.fields(problem)}
     for steps in (0, case.few):
         with random_state_kept():
@@ -116,7 +116,7 @@ def problem_and_start_are_untouched(case: Case) -> None:
             for leaf in tensors(getattr(one, name)):
                 leaf.add_(1.0)  # whoever writes into a result changes the result only
         now = {name: values(getattr(start, name)) for name in oracle.variables}
-        assert same(now, begun), f"the start was written to ({steps} steps)"
+        assert same(now, checked_start), f"the start was written to ({steps} steps)"
         assert same({name: values(getattr(problem, name)) for name in kept}, kept), f"the problem was written to ({steps} steps)"
     assert all(getattr(problem, name) is value for name, value in fields.items())
     for module in (value for value in fields.values() if isinstance(value, torch.nn.Module)):
@@ -326,7 +326,7 @@ def unsuitable_problems_are_refused(case: Case) -> None:
         else:
             assert not fits.lacks(problem.features)
             assert type(fits) is not type(case.solver)
-            assert f"{type(fits.acting()).__name__} does" in text
+            assert f"{type(fits.current()).__name__} does" in text
 
 
 @check

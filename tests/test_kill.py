@@ -106,9 +106,9 @@ class Runs:
         self.server = subprocess.Popen([sys.executable, str(script)], env=environment, **pipes)
         self.folder = folder / "whole"
         self.start(self.folder)
-        begun = self.first_checkpoint(self.folder)
+        checked_start = self.first_checkpoint(self.folder)
         self.finish()
-        self.seconds = time.monotonic() - begun
+        self.seconds = time.monotonic() - checked_start
 
     def ask(self, line: str) -> int:
         assert self.server.stdin is not None

@@ -32,7 +32,7 @@ from constrained.sets import ConvexSet
 from constrained.sets.tangent import FREE, Tangent, has_tangent, tangent
 
 from ..certificates.derivatives import check
-from ..hypergradients.adjoint import bent, system
+from ..hypergradients.adjoint import adjoint_system, on_tangent
 from ..lower.solution import Lower, solve_lower
 from ..oracle import BilevelOracle, Level, LevelAt
 from ..problem import BilevelProblem
@@ -144,13 +144,13 @@ def _curvature(at: LevelAt, face: Tangent, f_y: Vec, generator: torch.Generator)
     """The spectrum of T g_yy T + C on the range of T; None where that is {0}, or a product is not finite."""
     b, n, eps = face.project(f_y), f_y.size, torch.finfo(f_y.dtype).eps
     if n <= DENSE:
-        A, _ = system(at, f_y, face).dense()
+        A, _ = adjoint_system(at, f_y, face).dense()
         T = torch.stack([face.project(f_y.unravel(row)).ravel() for row in torch.eye(n, dtype=A.dtype, device=A.device)])
         kept, Q = torch.linalg.eigh((T + T.T) / 2)
         Q = Q[:, kept > 0.5]
         A, steps, size = Q.T @ A @ Q, None, Q.shape[1]
     else:
-        steps, size, product = max(2, min(LANCZOS, MEMORY // n)), n, bent(at.yy, face)
+        steps, size, product = max(2, min(LANCZOS, MEMORY // n)), n, on_tangent(at.yy, face)
         A, Q, _ = lanczos(lambda v: face.project(product(v)), face.project(direction(f_y, generator)), steps)
         steps = Q.shape[1]
     if not A.numel() or not bool(A.isfinite().all()):

@@ -15,7 +15,7 @@ from ..oracle import BilevelOracle, Level
 NEAR = 0.1  # times 1 + |x|: how far the second point is that derivatives are looked at
 
 
-def look(level: Level, x: Vec, y: Vec) -> None:
+def check_start(level: Level, x: Vec, y: Vec) -> None:
     """One gradient at the start: the function is a scalar, finite, and depends on something. Raises ProblemError."""
     draw = level.draw(0)
     if isinstance(y, LiveVec):  # its gradient may be larger than what the solver will ever hold

@@ -16,7 +16,7 @@ from constrained.core.vec import Vec
 from constrained.descent.newton_cg import NewtonCG
 from constrained.linear.diagonal import Diagonal
 
-from ..hypergradients.adjoint import system
+from ..hypergradients.adjoint import adjoint_system
 from ..lower.solution import UNKNOWNS, Lower, solve_lower
 from ..oracle import BilevelOracle
 from . import lower_kkt
@@ -59,6 +59,6 @@ def convex_quadratic(oracle: BilevelOracle, x: Vec, points: Sequence[Vec]) -> bo
         if not float((at.yy(v) - first[1]).norm()) <= 1e3 * eps * float(first[1].norm()):
             return False
     assert first is not None
-    H, _ = system(first[0], y).dense()
+    H, _ = adjoint_system(first[0], y).dense()
     shift = 100 * eps * y.size * H.diagonal().abs().max()
     return bool(torch.linalg.cholesky_ex(H + shift * torch.eye(y.size, dtype=H.dtype, device=H.device)).info == 0)

@@ -144,7 +144,7 @@ def lower_gap(oracle: BilevelOracle, x: Vec, y: Vec, starts: Sequence[Vec]) -> f
     here, best = float(oracle.g.value((x, y))), math.inf
     zero = torch.zeros_like(set.rows.low)
     for w in (y, *starts):
-        found = solve_constrained_lower(oracle, set.rows, x, oracle.Y.project(w), zero, tol, method=NewtonCG().suited(oracle.Y))
+        found = solve_constrained_lower(oracle, set.rows, x, oracle.Y.project(w), zero, tol, method=NewtonCG().for_set(oracle.Y))
         if found.residual <= tol:
             best = min(best, float(oracle.g.value((x, found.y))) - tol * float(found.multipliers.abs().sum()))
     return max(0.0, here - best)

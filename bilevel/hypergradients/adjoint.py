@@ -18,7 +18,7 @@ from constrained.core.options import Options
 from constrained.core.status import Feature
 from constrained.core.vec import Vec
 from constrained.descent import residual
-from constrained.linear import CG, LinearSolution, LinearSolver, LinearStatus, Minres, Product, System
+from constrained.linear import CG, LinearSolution, LinearSolver, LinearStatus, Minres, Operator, System
 from constrained.linear.diagonal import Diagonal
 from constrained.sets.tangent import FREE, Tangent, tangent
 
@@ -27,7 +27,7 @@ from ..oracle import BilevelOracle, LevelAt
 
 # -- where, how well, and what was found ------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Here:
+class LevelsAt:
     """Both levels at (x, y): f and its gradient, g with its products, the tangent of Y.
 
     sampled: where fresh draws of g come from, from the number `draw` on; None: g has no draws, or none are wanted.
@@ -46,7 +46,7 @@ class Here:
     @classmethod
     def of(
         cls, oracle: BilevelOracle, x: Vec, y: Vec, lower: LevelAt | None = None, sampled: BilevelOracle | None = None
-    ) -> Here:
+    ) -> LevelsAt:
         """`lower`: g at (x, y), where it is known."""
         value, (f_x, f_y) = oracle.f.gradient((x, y), None, (0, 1))
         return cls(oracle, x, y, lower or oracle.g.at(x, y), float(value), f_x, f_y, sampled)
@@ -82,7 +82,7 @@ class Adjoint:
     scale, the norm of its right-hand side. gap: how far y is from a fixed point, where that is another question.
     """
 
-    here: Here
+    here: LevelsAt
     v: Vec
     cross: Vec
     shift: float
@@ -109,14 +109,14 @@ class AdjointMethod(Options):
     moves: ClassVar[bool] = False
     samples: ClassVar[bool] = False
 
-    def at(self, here: Here, wanted: Wanted, *, start: Vec | None = None) -> Adjoint:
+    def at(self, here: LevelsAt, wanted: Wanted, *, start: Vec | None = None) -> Adjoint:
         """The adjoint at a point, to the accuracy `wanted` or as near as there is, with the reason. `start`: the v before."""
         raise NotImplementedError
 
 
 def differentiate(
     inverse: LinearSolver | AdjointMethod,
-    here: Here,
+    here: LevelsAt,
     wanted: Wanted,
     *,
     start: Vec | None = None,
@@ -130,7 +130,7 @@ def differentiate(
     return read(here, found)
 
 
-def read(here: Here, found: LinearSolution) -> Adjoint:
+def read(here: LevelsAt, found: LinearSolution) -> Adjoint:
     """What a solution of (T g_yy T + C) v = T f_y says about the gradient."""
     v, project = found.x, here.face.project
     shift, scale = -float(v @ project(here.lower.y)), float(project(here.f_y).norm())
@@ -138,15 +138,15 @@ def read(here: Here, found: LinearSolution) -> Adjoint:
 
 
 # -- the system -------------------------------------------------------------------------------------------------------------
-def system(lower: LevelAt, like: Vec, face: Tangent = FREE, diagonal: Diagonal | None = None) -> System:
+def adjoint_system(lower: LevelAt, like: Vec, face: Tangent = FREE, diagonal: Diagonal | None = None) -> System:
     """T g_yy T + C + (I - T): the last part makes it regular and changes nothing for vectors in the range of T."""
     if face.whole:
         yy = lower.yy if diagonal is None else diagonal.watching(lower.yy)
         return System(yy, like.size, products=lower.yy_batch, like=like, inverse=None if diagonal is None else diagonal.inverse())
-    return System(bent(lower.yy, face), like.size, like=like)
+    return System(on_tangent(lower.yy, face), like.size, like=like)
 
 
-def bent(yy: Product, face: Tangent) -> Product:
+def on_tangent(yy: Operator, face: Tangent) -> Operator:
     """v -> (T H T + C + I - T) v for v -> H v."""
     if face.whole:
         return yy
@@ -177,7 +177,7 @@ def adjoint(
     b = face.project(f_y)
     start = None if start is None else face.project(start)
     first = solver if solver is not None else CG()
-    A = system(lower, f_y, face, diagonal)
+    A = adjoint_system(lower, f_y, face, diagonal)
     prepared = first.init(A)
     found = first.solve(prepared, b, tol=tol, start=start)
     found = replace(found, products=found.products + prepared.spent)

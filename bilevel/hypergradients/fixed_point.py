@@ -22,10 +22,10 @@ from constrained.core.derivatives.constraint import Constraint
 from constrained.core.derivatives.objective import shaped
 from constrained.core.options import Steps
 from constrained.core.vec import Tree, Vec, leaves_by_path
-from constrained.linear import CG, LinearStatus, Product
+from constrained.linear import CG, LinearStatus, Operator
 from constrained.linear.gmres import gmres
 
-from .adjoint import Adjoint, AdjointMethod, Here, Wanted, adjoint
+from .adjoint import Adjoint, AdjointMethod, LevelsAt, Wanted, adjoint
 
 LOOK = 3  # plain iterations before their rate is believed
 
@@ -56,7 +56,7 @@ class FixedPoint(AdjointMethod):
     memory: Steps = 50
     max_steps: Steps = 1000
 
-    def at(self, here: Here, wanted: Wanted, *, start: Vec | None = None) -> Adjoint:
+    def at(self, here: LevelsAt, wanted: Wanted, *, start: Vec | None = None) -> Adjoint:
         x, y, b = here.x, here.y, here.f_y
         step = Constraint("map", self._flat(y), here.oracle.calls)
         out = shaped(self.map(x.tree(), y.tree()), y, "FixedPoint: map") - y
@@ -93,7 +93,7 @@ class FixedPoint(AdjointMethod):
         return flat
 
 
-def contract(product: Product, b: Vec, w: Vec, tol: float, patience: int, limit: int) -> tuple[Vec, LinearStatus, int, bool]:
+def contract(product: Operator, b: Vec, w: Vec, tol: float, patience: int, limit: int) -> tuple[Vec, LinearStatus, int, bool]:
     """w <- w + r, r <- r - A r from r = b - A w: the iteration for A = I - T_y'. True: more than `patience` steps remain."""
     r, spent = b - product(w), 1
     norm = float(r.norm())

@@ -21,7 +21,7 @@ from constrained.core.vec import Tree
 from constrained.linear import CG, LinearSolver, LinearStatus
 
 from ..lower.solution import solve_lower
-from .adjoint import SUPPORTS, Adjoint, AdjointMethod, Here, Wanted, differentiate
+from .adjoint import SUPPORTS, Adjoint, AdjointMethod, LevelsAt, Wanted, differentiate
 
 UNSOLVED = {LinearStatus.MAX_STEPS: Status.MAX_STEPS, LinearStatus.STALLED: Status.STALLED}
 
@@ -93,7 +93,7 @@ def hypergradient(
         known = problem.closed_form(start.x)
         ys = known if known is not None else solve_lower(oracle, xs, ys, tol).x
     sampled: Any = problem.oracle(seed) if drawn else None
-    here = Here.of(oracle, xs, ys, sampled=sampled)
+    here = LevelsAt.of(oracle, xs, ys, sampled=sampled)
     return judged(differentiate(inverse, here, Wanted(tol, relative=tol)), tol, floor)
 
 

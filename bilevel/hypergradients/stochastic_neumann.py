@@ -21,7 +21,7 @@ from constrained.linear import LinearSolution, LinearStatus
 from constrained.linear.neumann import Neumann
 from constrained.linear.spectrum import POWER, largest
 
-from .adjoint import Adjoint, AdjointMethod, Here, Wanted, bent, differentiate, read
+from .adjoint import Adjoint, AdjointMethod, LevelsAt, Wanted, differentiate, on_tangent, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +55,12 @@ class StochasticNeumann(AdjointMethod):
     def draws(self) -> int:
         return self.terms + POWER
 
-    def at(self, here: Here, wanted: Wanted, *, start: Vec | None = None) -> Adjoint:
+    def at(self, here: LevelsAt, wanted: Wanted, *, start: Vec | None = None) -> Adjoint:
         if here.sampled is None:
             return differentiate(Neumann(terms=self.terms, eta=self.eta), here, wanted, start=start)
         g, b = here.sampled.g, here.face.project(here.f_y)
         numbers = itertools.count(here.draw)
-        fresh = bent(lambda v: g.at(here.x, here.y, g.draw(next(numbers))).yy(v), here.face)
+        fresh = on_tangent(lambda v: g.at(here.x, here.y, g.draw(next(numbers))).yy(v), here.face)
         size, spent = (1 / self.eta, 0) if self.eta is not None else largest(fresh, b)
         eta, tol, eps = 1 / size if size > 0 else 1.0, wanted.of(b), torch.finfo(b.dtype).eps
         v, r = b.zeros(), b
@@ -68,7 +68,7 @@ class StochasticNeumann(AdjointMethod):
             if not float(r.norm()) > tol:
                 break
             v, r, spent = v.add(r, eta), r.add(fresh(r), -eta), spent + 1
-        q = bent(here.lower.yy, here.face)(v)
+        q = on_tangent(here.lower.yy, here.face)(v)
         residual = float((b - q).norm())
         reason = LinearStatus.SOLVED if residual <= tol else LinearStatus.MAX_STEPS
         if not math.isfinite(residual):

@@ -23,11 +23,11 @@ from constrained.core.options import Steps
 from constrained.core.vec import Vec
 from constrained.descent import residual
 from constrained.linear import CG, LinearSolution, LinearStatus, System
-from constrained.linear.neumann import lifted
+from constrained.linear.neumann import least_norm
 from constrained.linear.spectrum import largest
 from constrained.sets.tangent import Tangent, tangent
 
-from .adjoint import Adjoint, AdjointMethod, Here, Wanted, bent, read
+from .adjoint import Adjoint, AdjointMethod, LevelsAt, Wanted, on_tangent, read
 
 FIRST = 16  # steps of the first round, where y needs none
 
@@ -61,7 +61,7 @@ class Unrolled(AdjointMethod):
     steps: Steps = 10_000
     keep: Steps | None = None
 
-    def at(self, here: Here, wanted: Wanted, *, start: Vec | None = None) -> Adjoint:
+    def at(self, here: LevelsAt, wanted: Wanted, *, start: Vec | None = None) -> Adjoint:
         path: deque[tuple[Vec, float]] = deque(maxlen=self.keep)
         taken, products = 0, 0
         while True:
@@ -74,8 +74,8 @@ class Unrolled(AdjointMethod):
                 return replace(found, reason=reason, products=products)
 
     def _forward(
-        self, here: Here, path: deque[tuple[Vec, float]], eta: float, tol: float, least: int, taken: int
-    ) -> tuple[Here, int]:
+        self, here: LevelsAt, path: deque[tuple[Vec, float]], eta: float, tol: float, least: int, taken: int
+    ) -> tuple[LevelsAt, int]:
         """At least `least` steps after those `taken`, then until |y - P_Y(y - g_y)| <= tol. Where y ends, and the steps."""
         oracle, x, y, g = here.oracle, here.x, here.y, here.lower.y
         Y, eps, steps = oracle.Y, torch.finfo(y.dtype).eps, 0
@@ -93,10 +93,10 @@ class Unrolled(AdjointMethod):
                 continue
             path.append((y, eta))
             y, g, steps = new, g_new, steps + 1
-        return (here if steps == 0 else Here.of(oracle, x, y)), steps
+        return (here if steps == 0 else LevelsAt.of(oracle, x, y)), steps
 
 
-def backward(here: Here, path: deque[tuple[Vec, float]], wanted: Wanted, size: float) -> Adjoint:
+def backward(here: LevelsAt, path: deque[tuple[Vec, float]], wanted: Wanted, size: float) -> Adjoint:
     """The reverse pass from `here`, the end of the path; `size` about |g_yy|."""
     oracle, x, lam = here.oracle, here.x, here.f_y
     v, cross = lam.zeros(), here.f_x.zeros()
@@ -104,7 +104,7 @@ def backward(here: Here, path: deque[tuple[Vec, float]], wanted: Wanted, size: f
         there = oracle.g.at(x, y)
         mu = through(tangent(oracle.Y, y.add(there.y, -eta)), lam)
         cross, v, lam = cross.add(there.xy(mu), -eta), v.add(mu, eta), mu.add(there.yy(mu), -eta)
-    A, b, eps = bent(here.lower.yy, here.face), here.face.project(here.f_y), torch.finfo(lam.dtype).eps
+    A, b, eps = on_tangent(here.lower.yy, here.face), here.face.project(here.f_y), torch.finfo(lam.dtype).eps
     q = A(v)
     r = b - q
     norm, reason, tol = float(r.norm()), LinearStatus.MAX_STEPS, wanted.of(b)
@@ -116,7 +116,7 @@ def backward(here: Here, path: deque[tuple[Vec, float]], wanted: Wanted, size: f
         reason = LinearStatus.SOLVED
     found = read(here, LinearSolution(v, norm, 2 * len(path) + 1, reason))
     if reason is LinearStatus.MAX_STEPS:
-        least, null = lifted(A, v, r, size)
+        least, null = least_norm(A, v, r, size)
         if null:
             return read(here, LinearSolution(least, norm, 2 * len(path) + 2, LinearStatus.LEAST_SQUARES))
     return replace(found, cross=cross)
@@ -127,5 +127,5 @@ def through(face: Tangent, v: Vec) -> Vec:
     along = face.project(v)
     if face.bend is None:
         return along
-    curved = bent(face.project, face)  # T T T + C + I - T: as many eigenvalues as curved parts, one CG step each
+    curved = on_tangent(face.project, face)  # T T T + C + I - T: as many eigenvalues as curved parts, one CG step each
     return CG().solve(System(curved, v.size), along, tol=10 * torch.finfo(v.dtype).eps * float(along.norm())).x

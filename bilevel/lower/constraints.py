@@ -14,7 +14,7 @@ from ..oracle import BilevelOracle
 NAMES = ("lower_equality", "lower_inequality")
 
 
-class Rows:
+class LowerConstraints:
     """The lower constraints of a problem with scaled rows, equalities first: T c_E = 0 and s c_I <= 0, with their multipliers in
     Z. T: a matrix or one factor a row.
     """

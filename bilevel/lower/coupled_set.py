@@ -35,7 +35,7 @@ from constrained.sets.intersections import BoxHyperplane
 from constrained.solvers.augmented_lagrangian import AugmentedLagrangian
 
 from ..oracle import BilevelOracle
-from .constraints import NAMES, Rows
+from .constraints import NAMES, LowerConstraints
 
 TOLERANCE = 1e-9  # of predicted values of an affine function, relative to the variables
 WELL = 1e-6  # smallest singular value, relative, of a Jacobian in y that is made orthonormal
@@ -108,7 +108,7 @@ class Curved(ConvexSet):
 class Coupled:
     """`rows`: the normalised constraints. `pair`: X x Y. `C`: the set, of the entries of x and y. `plane`: C is affine."""
 
-    rows: Rows
+    rows: LowerConstraints
     pair: Pair
     C: ConvexSet
     plane: bool
@@ -150,7 +150,7 @@ def _read(oracle: BilevelOracle, limit: float, given: ConvexSet | None) -> Coupl
     parts = [Constraint(n, oracle.constraints[n].own, Calls()) if n in oracle.constraints else None for n in NAMES]
     read = [_affine(part, pair, join(x, y)) for part in parts]
     (E, d, straight), (A, b, level) = read
-    rows = Rows(oracle, _combination(E, x, straight), torch.from_numpy(1 / _sizes(A)).to(x.device), limit)
+    rows = LowerConstraints(oracle, _combination(E, x, straight), torch.from_numpy(1 / _sizes(A)).to(x.device), limit)
     if given is not None:
         return Coupled(rows, pair, Pair(x, y, oracle.X, oracle.Y, given), False)
     if not (straight and level):

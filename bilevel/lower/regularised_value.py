@@ -24,7 +24,7 @@ from constrained.descent.curvature_pairs import Pairs
 from constrained.descent.newton_cg import Differenced, NewtonCG
 
 from ..oracle import BilevelOracle
-from .constraints import Rows
+from .constraints import LowerConstraints
 
 
 @solver_state("Saddle")
@@ -37,7 +37,7 @@ class Saddle:
 
 
 @dataclass
-class Value:
+class RegularisedValue:
     """v = lagrangian + rest with its gradients; the saddle; |th - P_Y(th - L_th)|; why the minimisation ended."""
 
     lagrangian: float  # g + la'c at (x, th)
@@ -54,14 +54,14 @@ class Value:
 
 def lower_value(
     oracle: BilevelOracle,
-    rows: Rows,
+    rows: LowerConstraints,
     gammas: tuple[float, float],
     method: Method,
     at: tuple[Vec, Vec, Tensor],
     start: Saddle,
     tol: float,
     max_steps: int,
-) -> Value:
+) -> RegularisedValue:
     """v at (x, y, z), from the saddle of the last call moved along with y. A step is one gradient of g and one J'la."""
     (x, y, z), (gamma1, gamma2) = at, gammas
     last: dict[str, tuple[Vec, Vec, Vec, Tensor, float, float]] = {}
@@ -84,7 +84,7 @@ def lower_value(
         lagrangian(found.x)
     th, v_x, own_y, la, plain, rest = last["call"]
     kept = Saddle(th, y, found.memory)
-    return Value(plain, rest, own_y, v_x, (y - th) / gamma1, (la - z) / gamma2, la, kept, found.residual, found.reason)
+    return RegularisedValue(plain, rest, own_y, v_x, (y - th) / gamma1, (la - z) / gamma2, la, kept, found.residual, found.reason)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class LowerSolution:
 
 
 def solve_constrained_lower(
-    oracle: BilevelOracle, rows: Rows, x: Vec, y: Vec, z: Tensor, tol: float, *, method: Method, max_steps: int = 100
+    oracle: BilevelOracle, rows: LowerConstraints, x: Vec, y: Vec, z: Tensor, tol: float, *, method: Method, max_steps: int = 100
 ) -> LowerSolution:
     """argmin over y in Y of g(x, y) under the lower constraints, from (y, z): (y, z) <- the saddle of the regularised Lagrangian,
     with gamma1 and gamma2 growing (proximal method of multipliers). Of several solutions one next to y.

@@ -123,7 +123,7 @@ class Continuation(Solver[BilevelOracle, StageT], Generic[StageT, ReformulationT
         return self.read(oracle, s, objective, outer)
 
     def method(self, objective: ReformulationT) -> Method:
-        return self.outer.suited(objective.set)
+        return self.outer.for_set(objective.set)
 
     def terminate(self, oracle: BilevelOracle, state: StageT) -> Status:
         return state.outcome

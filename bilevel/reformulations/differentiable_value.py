@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from constrained.core.errors import OptionError, SolveFailed
-from constrained.core.variables import begun, parameters
+from constrained.core.variables import checked_start, parameters
 from constrained.core.vec import Tree, Vec, tensors
 from constrained.descent import DescentStatus
 from constrained.descent.newton_cg import NewtonCG
@@ -30,7 +30,7 @@ LINEAR_FAILED = {
 }
 
 
-class Value:
+class DifferentiableValue:
     """Phi of one problem, with the lower solution that the next evaluation starts from."""
 
     def __init__(self, oracle: BilevelOracle):
@@ -38,11 +38,11 @@ class Value:
         self.like, y = self.oracle.variables["x"], self.oracle.variables["y"]
         y = self.oracle.Y.project(y.detach().clone())
         response = Response(y, y.zeros(), None, Diagonal.blank(y))
-        lower = NewtonCG().suited(self.oracle.Y)
+        lower = NewtonCG().for_set(self.oracle.Y)
         self.phi = Hyperobjective(self.oracle, lower, CG(), response, 1.0, 1.0, 1.0, MAX_INNER)
 
     def __call__(self, x: Tree, tol: float | None) -> Tensor:
-        vec = begun("x", x, self.like)
+        vec = checked_start("x", x, self.like)
         given = tensors(parameters(x) if isinstance(x, torch.nn.Module) else x)  # with their graphs
         leaves = given if len(given) == len(vec.leaves) else vec.leaves
         out: Tensor = _Phi.apply(self, self.accuracy(tol), vec, *leaves)  # pyright: ignore[reportAssignmentType]
@@ -76,7 +76,7 @@ class Value:
 
 class _Phi(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Value, tol: float, x: Vec, *leaves: Tensor) -> Tensor:
+    def forward(ctx: Any, value: DifferentiableValue, tol: float, x: Vec, *leaves: Tensor) -> Tensor:
         found = value.at(x.like(leaf.detach().clone() for leaf in leaves), tol)
         ctx.gradient = found.gradient
         return leaves[0].new_tensor(found.value)

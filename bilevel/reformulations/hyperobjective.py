@@ -18,7 +18,7 @@ from constrained.descent.curvature_pairs import Pairs
 from constrained.linear import LinearSolver, LinearStatus
 from constrained.linear.diagonal import Diagonal
 
-from ..hypergradients.adjoint import AdjointMethod, Here, Wanted, differentiate
+from ..hypergradients.adjoint import AdjointMethod, LevelsAt, Wanted, differentiate
 from ..lower.solution import Lower
 from ..oracle import BilevelOracle
 from .accuracy import floor, tightened
@@ -104,7 +104,7 @@ class Hyperobjective(Reformulation):
         if not (isinstance(self.inverse, AdjointMethod) and self.inverse.moves):
             solved = level.minimised(self.lower, y, tol, max_steps=self.max_inner, memory=memory)
             y, memory, reason = solved.x, solved.memory, solved.reason
-        here = Here.of(oracle, x, y, level.at(y))
+        here = LevelsAt.of(oracle, x, y, level.at(y))
         found = differentiate(self.inverse, here, Wanted(tol, LINEAR * tol), start=old.v, diagonal=level.diagonal)
         self.response, lower = Response(found.here.y, found.v, memory, level.diagonal), found.here.residual
         if found.reason is LinearStatus.NONFINITE:

@@ -12,9 +12,9 @@ from constrained.core.vec import Vec
 from constrained.descent import DescentStatus, Method, Reformulation, residual
 from constrained.sets import ConvexSet, Everywhere
 
-from ..lower.constraints import Rows
+from ..lower.constraints import LowerConstraints
 from ..lower.coupled_set import Coupled, join
-from ..lower.regularised_value import Saddle, Value, lower_value
+from ..lower.regularised_value import RegularisedValue, Saddle, lower_value
 from ..oracle import BilevelOracle
 from .accuracy import floor, tightened
 
@@ -29,12 +29,12 @@ class Gap:
     z: Tensor
     upper: float  # f
     gap: float  # g - v
-    at: Value
+    at: RegularisedValue
 
 
 def penalised_gap(
     oracle: BilevelOracle,
-    rows: Rows,
+    rows: LowerConstraints,
     gammas: tuple[float, float],
     method: Method,
     at: tuple[Vec, Vec, Tensor],

@@ -146,7 +146,7 @@ class Implicit(Continuation[ImplicitState, Hyperobjective]):
 
     def answer(self, oracle: BilevelOracle, state: ImplicitState) -> Point:
         level = Lower(oracle, state.x, state.response.diagonal.faded())  # the last trial's y may be of another x
-        y = level.minimised(self.lower.suited(oracle.Y), state.response.y, 0.1 * self.tolerance, max_steps=self.max_inner).x
+        y = level.minimised(self.lower.for_set(oracle.Y), state.response.y, 0.1 * self.tolerance, max_steps=self.max_inner).x
         return Point(state.x, y)
 
     def monitor(self, state: ImplicitState) -> dict[str, float]:
@@ -160,7 +160,7 @@ class Implicit(Continuation[ImplicitState, Hyperobjective]):
     # -- the stage --------------------------------------------------------------------------------------------------------
     def objective(self, oracle: BilevelOracle, s: ImplicitState) -> Hyperobjective:
         """Phi, solved inside to theta (1)."""
-        lower = self.lower.suited(oracle.Y)
+        lower = self.lower.for_set(oracle.Y)
         return Hyperobjective(oracle, lower, self.inverse, s.response, s.theta, s.best, s.gain, self.max_inner)
 
     def read(self, oracle: BilevelOracle, s: ImplicitState, objective: Hyperobjective, outer: Descent) -> ImplicitState:

@@ -177,7 +177,7 @@ class LVHBA(Continuation[LVHBAState, LagrangianGap]):
         x, y, z = parts(set, CoupledWithMultipliers(set).project(s.guess if s.path.stages else s.outer.x))
         x, y = oracle.X.project(x), oracle.Y.project(y)
         tol = answer_tolerance(self.tolerance, y)
-        found = solve_constrained_lower(oracle, set.rows, x, y, z, tol, method=self.inner.suited(oracle.Y))
+        found = solve_constrained_lower(oracle, set.rows, x, y, z, tol, method=self.inner.for_set(oracle.Y))
         return Point(x, found.y, set.rows.report(found.multipliers))
 
     def monitor(self, state: LVHBAState) -> dict[str, float]:
@@ -194,7 +194,7 @@ class LVHBA(Continuation[LVHBAState, LagrangianGap]):
     # -- the stage --------------------------------------------------------------------------------------------------------
     def objective(self, oracle: BilevelOracle, s: LVHBAState) -> LagrangianGap:
         """phi at s.c (1)."""
-        gammas, inner = (self.gamma1, self.gamma2), self.inner.suited(oracle.Y)
+        gammas, inner = (self.gamma1, self.gamma2), self.inner.for_set(oracle.Y)
         return LagrangianGap(oracle, self._coupled(oracle), gammas, inner, s.saddle, s.c, s.theta, s.best, self.max_inner)
 
     def read(self, oracle: BilevelOracle, s: LVHBAState, objective: LagrangianGap, outer: Descent) -> LVHBAState:

@@ -44,7 +44,7 @@ from constrained.descent.newton_cg import NewtonCG
 from constrained.linear.spectrum import curvature
 from constrained.sets import ConvexSet, Everywhere
 
-from ..lower.constraints import Rows
+from ..lower.constraints import LowerConstraints
 from ..lower.coupled_set import Coupled, coupled, join
 from ..lower.regularised_value import solve_constrained_lower
 from ..oracle import BilevelOracle
@@ -186,7 +186,7 @@ class LVHBASingleLoop(Solver[BilevelOracle, LVHBASingleLoopState]):
     def answer(self, oracle: BilevelOracle, state: LVHBASingleLoopState) -> Point:
         rows, x, y = self._set(oracle).rows, oracle.X.project(state.x), oracle.Y.project(state.y)
         tol = max(1e-2 * self.tolerance, 500 * torch.finfo(y.dtype).eps)
-        found = solve_constrained_lower(oracle, rows, x, y, state.z, tol, method=NewtonCG().suited(oracle.Y))
+        found = solve_constrained_lower(oracle, rows, x, y, state.z, tol, method=NewtonCG().for_set(oracle.Y))
         return Point(x, found.y, rows.report(found.multipliers))
 
     def monitor(self, state: LVHBASingleLoopState) -> dict[str, float]:
@@ -200,7 +200,9 @@ class LVHBASingleLoop(Solver[BilevelOracle, LVHBASingleLoopState]):
     def _set(self, oracle: BilevelOracle) -> Coupled:
         return coupled(oracle, self.r, self.coupled)
 
-    def _operator(self, oracle: BilevelOracle, rows: Rows, x: Vec, y: Vec, z: Tensor, th: Vec, la: Tensor) -> tuple[Vec, Tensor]:
+    def _operator(
+        self, oracle: BilevelOracle, rows: LowerConstraints, x: Vec, y: Vec, z: Tensor, th: Vec, la: Tensor
+    ) -> tuple[Vec, Tensor]:
         """T(th, la): the gradient in th and minus the one in la of the regularised Lagrangian."""
         g_y = oracle.g.grad_y(x, th) + rows.vjp(x, th, la)[1]
         return g_y + (th - y) / self.gamma1, (la - z) / self.gamma2 - rows.value(x, th)

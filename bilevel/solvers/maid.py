@@ -54,7 +54,7 @@ from constrained.core.vec import Vec
 from constrained.descent import LBFGS, DescentStatus, Method, Minimum, minimise
 from constrained.descent.curvature_pairs import Pairs
 from constrained.linear import CG, LinearStatus, System
-from constrained.linear.spectrum import Lowest, lowest, lowest_from_scratch, norm
+from constrained.linear.spectrum import Lowest, lowest, lowest_from_scratch, operator_norm
 
 from ..lower.solution import solve_lower
 from ..oracle import BilevelOracle
@@ -345,9 +345,9 @@ class MAID(Solver[BilevelOracle, MAIDState]):
         x, y, g, v = at.x, at.found.x, at.g, s.v
         f = oracle.f.linearize((x, y))
         first, b, c, h = s.vectors
-        B, b = norm(lambda w: g.product(w, 0, 1), lambda u: g.product(u, 1, 0), b, rounds)
-        L_f, c = norm(lambda w: f.product(w, 1, 1), lambda w: f.product(w, 1, 1), c, rounds)
-        f_xy, h = norm(lambda w: f.product(w, 0, 1), lambda u: f.product(u, 1, 0), h, rounds)
+        B, b = operator_norm(lambda w: g.product(w, 0, 1), lambda u: g.product(u, 1, 0), b, rounds)
+        L_f, c = operator_norm(lambda w: f.product(w, 1, 1), lambda w: f.product(w, 1, 1), c, rounds)
+        f_xy, h = operator_norm(lambda w: f.product(w, 0, 1), lambda u: f.product(u, 1, 0), h, rounds)
         rates, far, length = [FADE * rate for rate in s.rates], float((y - at.start).norm()), float(v.norm())
         if far > 1e-6 * (1.0 + float(y.norm())) and length > 0:
             before = oracle.g.linearize((x, at.start))

@@ -200,7 +200,7 @@ class VPBGD(JointContinuation):
     max_inner: Steps = 10_000
 
     def objective(self, oracle: BilevelOracle, s: PBGDState) -> ValueGap:
-        return ValueGap(oracle, s.gamma, s.best, self.inner.suited(oracle.Y), s.z, s.theta, self.max_inner)
+        return ValueGap(oracle, s.gamma, s.best, self.inner.for_set(oracle.Y), s.z, s.theta, self.max_inner)
 
     def reached(self, oracle: BilevelOracle, s: PBGDState) -> float:
         """By 2 psi_sigma - psi_{2 sigma}, sigma so small that its bias, O(sigma^2), is a hundredth of tol."""
@@ -208,7 +208,7 @@ class VPBGD(JointContinuation):
         sigma = max(min(1 / s.gamma, 0.1 * math.sqrt(self.tolerance)), smallest)
         slope = (apart(s.path.end)[1] - y) * (sigma * s.gamma)
         starts = (s.z, Inner(2 * sigma, oracle.Y.project(y + slope * 2), None), Inner(sigma, oracle.Y.project(y + slope), None))
-        method = self.inner.suited(oracle.Y)
+        method = self.inner.for_set(oracle.Y)
         psi = NestedPenalty(oracle, method, starts, 2 * sigma, True, self.theta, self.tolerance, self.max_inner)
         return residual(oracle.X, x, psi(x)[1])
 

@@ -113,7 +113,7 @@ class Penalty(Continuation[PenaltyState, NestedPenalty]):
     def __new__(cls, **options: Any) -> Any:
         """With an Optimizer as `outer` this was 0.1.0's name of `PenaltyDescent`; it goes with the next release."""
         if not isinstance(options.get("outer"), Optimizer):
-            return super().__new__(cls)
+            return super().__new__(cls, **options)
         warnings.warn("Penalty(outer=an Optimizer) is now PenaltyDescent(outer=...)", DeprecationWarning, stacklevel=2)
         options = {name: value for name, value in options.items() if name != "sigma" or value is not None}
         return PenaltyDescent(**{"sigma": 1.0, **options})
@@ -179,7 +179,7 @@ class Penalty(Continuation[PenaltyState, NestedPenalty]):
     # -- the stage --------------------------------------------------------------------------------------------------------
     def objective(self, oracle: BilevelOracle, s: PenaltyState) -> NestedPenalty:
         """psi~ at s.sigma (1)."""
-        method = self.inner.suited(oracle.Y)
+        method = self.inner.for_set(oracle.Y)
         return NestedPenalty(oracle, method, s.inner, s.sigma, self.richardson, s.theta, s.best, self.max_inner)
 
     def read(self, oracle: BilevelOracle, s: PenaltyState, objective: NestedPenalty, outer: Descent) -> PenaltyState:
@@ -206,7 +206,7 @@ class Penalty(Continuation[PenaltyState, NestedPenalty]):
         small = terms[-1][1] / 2
         tol = max(s.theta * small * min(1.0, s.best), 30 * torch.finfo(s.x.dtype).eps)
         half = replace(copy(s.inner[-1]), sigma=small)
-        z, *ys = [inner_minimum(oracle, self.inner.suited(oracle.Y), s.x, one, tol, self.max_inner) for one in (*s.inner, half)]
+        z, *ys = [inner_minimum(oracle, self.inner.for_set(oracle.Y), s.x, one, tol, self.max_inner) for one in (*s.inner, half)]
         psi = [(y.x_gradient - z.x_gradient) * (1 / y.inner.sigma) for y in ys]
         bias = psi[2] * 2 - psi[1] * 3 + psi[0] if self.richardson else (psi[1] - psi[0]) * 1.5
         return 4 / 3 * float(bias.norm()), (z.inner, *(y.inner for y in ys[:-1]))
@@ -284,7 +284,7 @@ class PenaltyDescent(Solver[BilevelOracle, PenaltyDescentState]):
         )
 
     def step(self, oracle: BilevelOracle, state: PenaltyDescentState) -> PenaltyDescentState:
-        s, method = state, self.inner.suited(oracle.Y)
+        s, method = state, self.inner.for_set(oracle.Y)
         psi = NestedPenalty(oracle, method, s.inner, self.sigma, self.richardson, self.theta, s.best, self.max_inner)
         _, grad = psi(s.x)
         x, outer = self.outer.update(s.x, grad.leaves, s.outer, at(self.outer.lr, s.k))

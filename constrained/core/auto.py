@@ -83,23 +83,23 @@ class Auto(Solver[Any, AutoState]):
     def exact(self) -> bool:
         return all(one.exact for one in self.candidates)
 
-    def acting(self, state: AutoState | None = None) -> Solver[Any, Any]:
+    def current(self, state: AutoState | None = None) -> Solver[Any, Any]:
         return replace(self.candidates[0 if state is None else state.index], tol=self.tol)  # pyright: ignore[reportArgumentType]
 
     def init(self, oracle: Oracle, start: Point) -> AutoState:
         blank = AutoState(0, 0, None, start.x, start.y, (), (), (), math.inf, 0, None, False)
-        return replace(blank, inner=self.acting(blank).init(oracle, start))
+        return replace(blank, inner=self.current(blank).init(oracle, start))
 
     def step(self, oracle: Oracle, state: AutoState) -> AutoState:
-        return replace(state, k=state.k + 1, inner=self.acting(state).step(oracle, state.inner))
+        return replace(state, k=state.k + 1, inner=self.current(state).step(oracle, state.inner))
 
     def terminate(self, oracle: Oracle, state: AutoState) -> Status:
-        solver = self.acting(state)
+        solver = self.current(state)
         status = solver.terminate(oracle, state.inner)
         limited = solver.max_steps is not None and state.inner.k >= solver.max_steps
         return Status.MAX_STEPS if limited and not status.done else status
 
-    def again(self, oracle: Oracle, state: AutoState, status: Status, residuals: Mapping[str, float]) -> AutoState:
+    def retry(self, oracle: Oracle, state: AutoState, status: Status, residuals: Mapping[str, float]) -> AutoState:
         """The next candidate, where this one ended without success; after the last, the best of all; then the same state."""
         if state.chosen:
             return state
@@ -118,18 +118,18 @@ class Auto(Solver[Any, AutoState]):
         if last:
             stands = new.kept is None or status in SAYS_WHY
             return state if stands else replace(new, index=new.best, inner=new.kept, chosen=True)
-        at = self.acting(state).answer(oracle, state.inner) if judged else Point(state.x, state.y)
+        at = self.current(state).answer(oracle, state.inner) if judged else Point(state.x, state.y)
         new = replace(new, index=state.index + 1)
-        return replace(new, inner=self.acting(new).init(oracle, Point(*copy((at.x, at.y)))))
+        return replace(new, inner=self.current(new).init(oracle, Point(*copy((at.x, at.y)))))
 
     def answer(self, oracle: Oracle, state: AutoState) -> Point:
-        return self.acting(state).answer(oracle, state.inner)
+        return self.current(state).answer(oracle, state.inner)
 
     def monitor(self, state: AutoState) -> Mapping[str, float | Tensor]:
-        return self.acting(state).monitor(state.inner)
+        return self.current(state).monitor(state.inner)
 
     def notes(self, state: AutoState) -> tuple[str, ...]:
-        own = self.acting(state).notes(state.inner)
+        own = self.current(state).notes(state.inner)
         if not state.ended:
             return own
         before = "; ".join(f"{type(one).__name__} ended as {ended.name}" for one, ended in zip(self.candidates, state.ended))

@@ -40,7 +40,7 @@ def suit(problem: Problem, solver: Solver) -> None:
     if lacks & ~problem.features:
         parts.append(f"{name} needs {(lacks & ~problem.features).words()}")
     try:
-        fits = f"{type(default_solver(problem).acting()).__name__} does"
+        fits = f"{type(default_solver(problem).current()).__name__} does"
     except Unsuitable:
         fits = "no solver here does yet"
     advice = ""

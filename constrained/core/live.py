@@ -150,7 +150,7 @@ def bare(module: torch.nn.Module) -> torch.nn.Module:
     return module.module if isinstance(module, torch.nn.parallel.DistributedDataParallel) else module
 
 
-def settled(saved: Any, made: Any) -> Any:
+def reloaded(saved: Any, made: Any) -> Any:
     """A saved state with the live variables of a new one, which take the saved values. Raises CheckpointError."""
     if isinstance(made, LiveVec):
         if sharded(made.leaves) and not sharded(saved.leaves):
@@ -160,7 +160,7 @@ def settled(saved: Any, made: Any) -> Any:
         made.take(saved)
         return made
     if dataclasses.is_dataclass(made) and type(made) is type(saved):
-        parts = {f.name: settled(getattr(saved, f.name), getattr(made, f.name)) for f in dataclasses.fields(made)}
+        parts = {f.name: reloaded(getattr(saved, f.name), getattr(made, f.name)) for f in dataclasses.fields(made)}
         return type(made)(**parts)
     return saved
 
@@ -222,7 +222,7 @@ def _input(vec: Vec, differentiated: bool) -> Sequence[Tensor]:
     return [leaf.detach().requires_grad_(differentiated) for leaf in vec.leaves]
 
 
-def rested(trees: Sequence[Tree]) -> None:
+def resharded(trees: Sequence[Tree]) -> None:
     """After a forward without backward, sharded modules give back the gathered parameters: steps would not reach these."""
     for tree in trees:
         for part in tree.modules() if isinstance(tree, torch.nn.Module) else ():

@@ -100,7 +100,7 @@ class Result:
         lines = [f"Result: {self.message}"]
         lines += [f"  {name}: {_show(value)}" for name, value in (("x", self.x), ("y", self.y)) if value is not None]
         lines.append(
-            f"  {self.steps} steps, {self.calls.gradients} gradients, {self.seconds:.2f} s, {self.solver.acting(self.state)!r}"
+            f"  {self.steps} steps, {self.calls.gradients} gradients, {self.seconds:.2f} s, {self.solver.current(self.state)!r}"
         )
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 

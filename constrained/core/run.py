@@ -17,7 +17,7 @@ from .choice import default_solver, suit, tolerance
 from .derivatives.counts import Calls
 from .errors import NonFiniteGradient, OptionError
 from .event import Callback, Event
-from .live import LiveVec, settled
+from .live import LiveVec, reloaded
 from .options import INF, Count, Range, Steps
 from .problem import Point, Problem
 from .processes import Ranks
@@ -31,7 +31,7 @@ Seconds = Annotated[float, Range(0, INF, "a number >= 0")]
 CLAIMS = (Status.CONVERGED, Status.PRECISION, Status.LINE_SEARCH)  # ends that the problem's residuals decide
 
 
-class _Run:
+class Run:
     """The state of a run, shared by its events."""
 
     def __init__(self, problem: Problem, solver: Solver, seed: int, max_steps: int | None, callbacks: Sequence[Callback]):
@@ -60,7 +60,7 @@ class _Run:
         self.state = checkpoint.restore(Path(resume), header, tensors, self.oracle.variables)
         if self.live:  # the solver makes its copies of the module, and these take what was saved
             with self.oracle.calls.counting("check"):
-                self.state = settled(self.state, self.solver.init(self.oracle, self.start))
+                self.state = reloaded(self.state, self.solver.init(self.oracle, self.start))
         self.k, self.seconds = header["k"], header["seconds"]
         self.oracle.calls.by.clear()
         self.oracle.calls.by.update(Calls.from_dict(header["calls"]).by)
@@ -137,7 +137,7 @@ class _Run:
             self.state, status = self.state if self.last is None else self.last, Status.NONFINITE
         if status.done and not status.ok:
             before = self.state
-            self.timed(lambda: self.solver.again(self.oracle, self.state, status, self.found))
+            self.timed(lambda: self.solver.retry(self.oracle, self.state, status, self.found))
             if self.state is not before:
                 self.last = None
                 return self.verdict(max_seconds)
@@ -260,7 +260,7 @@ def solve(
     )
 
 
-def _events(run: _Run, max_seconds: float | None, check_every: int) -> Iterator[Event]:
+def _events(run: Run, max_seconds: float | None, check_every: int) -> Iterator[Event]:
     with torch.no_grad():
         status = run.verdict(max_seconds)
     while True:
@@ -299,7 +299,7 @@ def _prepare(
     check_every: Any,
     callbacks: Iterable[Callback],
     progress: bool,
-) -> _Run:
+) -> Run:
     if not isinstance(problem, Problem):
         raise OptionError(f"problem: expected a Problem, got {type(problem).__name__}")
     solver = default_solver(problem) if solver is None else solver
@@ -326,7 +326,7 @@ def _prepare(
         from .callbacks import Progress
 
         callbacks.append(Progress())
-    run = _Run(problem, solver, seed, solver.max_steps if max_steps is None else max_steps, callbacks)
+    run = Run(problem, solver, seed, solver.max_steps if max_steps is None else max_steps, callbacks)
     with torch.inference_mode(False), torch.no_grad():
         run.begin(start, None if resume is None else Path(resume))
     return run

@@ -67,11 +67,11 @@ class Solver(Options, ABC, Generic[OracleT, StateT]):
         """Sentences the result must carry."""
         return ()
 
-    def again(self, oracle: OracleT, state: StateT, status: Status, residuals: Mapping[str, float]) -> StateT:
+    def retry(self, oracle: OracleT, state: StateT, status: Status, residuals: Mapping[str, float]) -> StateT:
         """A state to go on from after an end without success, `residuals` as far as the problem was asked; the same: none."""
         return state
 
-    def acting(self, state: StateT | None = None) -> Solver[Any, Any]:
+    def current(self, state: StateT | None = None) -> Solver[Any, Any]:
         """The solver itself; of an `Auto` the candidate that runs, the first where nothing runs yet."""
         return self
 

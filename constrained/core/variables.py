@@ -43,7 +43,7 @@ def module_of(value: Any) -> torch.nn.Module | None:
     return value.module if isinstance(value, Live) else value if isinstance(value, torch.nn.Module) else None
 
 
-def begun(name: str, value: Tree, like: Vec) -> Vec:
+def checked_start(name: str, value: Tree, like: Vec) -> Vec:
     """A start for the variable `like`, or `like` itself where it is None. Raises ProblemError unless it fits and is finite."""
     module = module_of(value)
     vec = like if value is None else Vec.of(value if module is None else parameters(module), name)

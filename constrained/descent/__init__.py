@@ -13,7 +13,7 @@ from ..core.moved import forward_names
 from .curvature_pairs import Pairs
 from .face_lbfgs import FaceLBFGS
 from .lbfgs import LBFGS, ProjectedLBFGS
-from .method import Descent, DescentStatus, Method, Minimum, Objective, minimise, residual
+from .method import Descent, DescentStatus, Method, Minimum, ValueAndGradient, minimise, residual
 from .newton_cg import NewtonCG
 from .reformulation import Reformulation
 from .spg import SPG
@@ -27,12 +27,12 @@ __all__ = [
     "Method",
     "Minimum",
     "NewtonCG",
-    "Objective",
     "Pairs",
     "ProjectedLBFGS",
     "Reformulation",
+    "ValueAndGradient",
     "minimise",
     "residual",
 ]
 
-forward_names(__name__, {"Reason": "constrained.descent:DescentStatus"})
+forward_names(__name__, {"Reason": "constrained.descent:DescentStatus", "Objective": "constrained.descent:ValueAndGradient"})

@@ -20,7 +20,7 @@ from ..sets import ConvexSet
 from .curvature_pairs import Pairs
 from .lbfgs import LBFGS
 from .line_search import search
-from .method import Descent, DescentStatus, Method, Objective
+from .method import Descent, DescentStatus, Method, ValueAndGradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +44,14 @@ class FaceLBFGS(Method):
     memory: Steps = 20
     first: Positive = 1.0
 
-    def suited(self, X: ConvexSet) -> Method:
-        return LBFGS(memory=self.memory, first=self.first).suited(X) if X.entrywise else self
+    def for_set(self, X: ConvexSet) -> Method:
+        return LBFGS(memory=self.memory, first=self.first).for_set(X) if X.entrywise else self
 
-    def init(self, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
+    def init(self, objective: ValueAndGradient, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
         start = LBFGS(memory=self.memory, first=self.first).init(along(objective, X), X, X.project(x), memory)
         return replace(start, residual=float(start.gradient.norm()))
 
-    def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
+    def step(self, objective: ValueAndGradient, X: ConvexSet, s: Descent) -> Descent:
         pairs, reduced = s.memory, along(objective, X)
         assert isinstance(pairs, Pairs)
         found = DescentStatus.LINE_SEARCH
@@ -78,7 +78,7 @@ class FaceLBFGS(Method):
         )
 
 
-def along(objective: Objective, X: ConvexSet) -> Objective:
+def along(objective: ValueAndGradient, X: ConvexSet) -> ValueAndGradient:
     """The objective with its projected gradient."""
 
     def reduced(x: Vec) -> tuple[float, Vec]:

@@ -11,7 +11,7 @@ from ..core.vec import Vec
 from ..sets import ConvexSet
 from .curvature_pairs import Pairs
 from .line_search import search
-from .method import Descent, DescentStatus, Method, Objective, residual, sane
+from .method import Descent, DescentStatus, Method, ValueAndGradient, residual, sane
 from .spg import SPG
 
 
@@ -28,13 +28,13 @@ class LBFGS(Method):
     memory: Steps = 20
     first: Positive = 1.0
 
-    def suited(self, X: ConvexSet) -> Method:
-        return self if X.whole else ProjectedLBFGS(memory=self.memory, first=self.first).suited(X)
+    def for_set(self, X: ConvexSet) -> Method:
+        return self if X.whole else ProjectedLBFGS(memory=self.memory, first=self.first).for_set(X)
 
-    def init(self, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
+    def init(self, objective: ValueAndGradient, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
         return _with_pairs(self, objective, X, x, memory)
 
-    def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
+    def step(self, objective: ValueAndGradient, X: ConvexSet, s: Descent) -> Descent:
         pairs = s.memory
         assert isinstance(pairs, Pairs)
         d = -pairs.solve(s.gradient)
@@ -88,13 +88,13 @@ class ProjectedLBFGS(Method):
     memory: Steps = 20
     first: Positive = 1.0
 
-    def suited(self, X: ConvexSet) -> Method:
+    def for_set(self, X: ConvexSet) -> Method:
         return self if X.entrywise else SPG(first=self.first)
 
-    def init(self, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
+    def init(self, objective: ValueAndGradient, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
         return _with_pairs(self, objective, X, X.project(x), memory)
 
-    def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
+    def step(self, objective: ValueAndGradient, X: ConvexSet, s: Descent) -> Descent:
         x, g, pairs = s.x, s.gradient, s.memory
         assert isinstance(pairs, Pairs)
         plain = X.project(x.add(g, -pairs.spectral)) - x
@@ -154,7 +154,7 @@ def _two_metric(s: Descent, free: Vec, pairs: Pairs, plain: Vec) -> Vec:
 
 
 def _with_pairs(
-    method: LBFGS | ProjectedLBFGS, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None
+    method: LBFGS | ProjectedLBFGS, objective: ValueAndGradient, X: ConvexSet, x: Vec, memory: Pairs | float | None
 ) -> Descent:
     """The first state of a method with curvature pairs, which may come from an earlier minimisation."""
     value, g = objective(x)

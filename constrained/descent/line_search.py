@@ -8,14 +8,21 @@ import torch
 
 from ..core.vec import Vec
 from ..sets import ConvexSet
-from .method import Descent, DescentStatus, Objective
+from .method import Descent, DescentStatus, ValueAndGradient
 
 ARMIJO, CURVATURE = 1e-4, 0.9
 NOISE = 1e3  # units of eps |f| within which two values count as equal and slopes decide
 
 
 def search(
-    objective: Objective, s: Descent, d: Vec, slope: float, reference: float, *, curvature: bool, X: ConvexSet | None = None
+    objective: ValueAndGradient,
+    s: Descent,
+    d: Vec,
+    slope: float,
+    reference: float,
+    *,
+    curvature: bool,
+    X: ConvexSet | None = None,
 ) -> tuple[Vec, float, Vec] | DescentStatus:
     """A step t along d from s.x: Armijo against `reference`, and the weak curvature test if asked. A point, or why not.
 

@@ -28,7 +28,7 @@ from ..core.vec import Vec
 from ..sets import ConvexSet, Everywhere
 from .curvature_pairs import Pairs
 
-Objective = Callable[[Vec], tuple[float, Vec]]
+ValueAndGradient = Callable[[Vec], tuple[float, Vec]]
 PATIENCE = 100  # steps without a lower value or residual
 FAR = 1e15  # times 1 + |x| at the start: no minimum is looked for beyond
 
@@ -89,25 +89,26 @@ def residual(X: ConvexSet, x: Vec, gradient: Vec) -> float:
 class Method(Options):
     """A descent method: options with pure `init` and `step`.
 
-    `suited(X)` is the method itself, or another that X allows; `aimed(tol)` the method for a minimisation that ends at tol.
+    `for_set(X)` is the method itself, or another that X allows; `with_target(tol)` the method for a minimisation that ends at
+    tol.
     """
 
-    def init(self, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
+    def init(self, objective: ValueAndGradient, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
         raise NotImplementedError
 
-    def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
+    def step(self, objective: ValueAndGradient, X: ConvexSet, s: Descent) -> Descent:
         raise NotImplementedError
 
-    def suited(self, X: ConvexSet) -> Method:
+    def for_set(self, X: ConvexSet) -> Method:
         raise NotImplementedError
 
-    def aimed(self, tol: float) -> Method:
+    def with_target(self, tol: float) -> Method:
         return self
 
 
 def minimise(
     method: Method,
-    objective: Objective,
+    objective: ValueAndGradient,
     x: Vec,
     *,
     tol: float,
@@ -126,7 +127,7 @@ def minimise(
     'CONVERGED'
     """
     X = X or Everywhere()
-    method = method.suited(X).aimed(tol)
+    method = method.for_set(X).with_target(tol)
     s, eps = method.init(objective, X, x, memory), torch.finfo(x.dtype).eps
     low, best, waited, far = s.value, s.residual, 0, FAR * (1.0 + float(s.x.norm()))
     size = abs(s.value)

@@ -21,12 +21,12 @@ import torch
 from ..core.errors import Unsuitable
 from ..core.options import NonNegative, Positive
 from ..core.vec import Vec
-from ..linear import Product
+from ..linear import Operator
 from ..sets import ConvexSet
 from .curvature_pairs import Pairs
 from .lbfgs import unbound
 from .line_search import search
-from .method import Descent, DescentStatus, Method, Objective, residual, sane
+from .method import Descent, DescentStatus, Method, ValueAndGradient, residual, sane
 from .spg import SPG
 
 SLOW = 0.3  # of the largest decrease in one run of CG: a smaller one ends it while the free entries change
@@ -41,7 +41,7 @@ class SecondOrder(Protocol):
         """Value and gradient."""
         ...
 
-    def products(self, x: Vec) -> Product:
+    def products(self, x: Vec) -> Operator:
         """v -> H(x) v."""
         ...
 
@@ -49,7 +49,7 @@ class SecondOrder(Protocol):
 class Differenced:
     """An objective of first derivatives as a `SecondOrder` one: H v from a forward difference of its gradients, one a product."""
 
-    def __init__(self, objective: Objective):
+    def __init__(self, objective: ValueAndGradient):
         self.objective = objective
         self.last: tuple[Vec, Vec] | None = None  # a point and the gradient there
 
@@ -58,7 +58,7 @@ class Differenced:
         self.last = x, gradient
         return value, gradient
 
-    def products(self, x: Vec) -> Product:
+    def products(self, x: Vec) -> Operator:
         gradient = self.last[1] if self.last is not None and self.last[0] is x else self(x)[1]
         step = math.sqrt(torch.finfo(x.dtype).eps) * (1.0 + float(x.norm()))
 
@@ -98,13 +98,13 @@ class NewtonCG(Method):
     first: Positive = 1.0
     target: NonNegative = 0.0
 
-    def suited(self, X: ConvexSet) -> Method:
+    def for_set(self, X: ConvexSet) -> Method:
         return self if X.entrywise else SPG(first=self.first)
 
-    def aimed(self, tol: float) -> Method:
+    def with_target(self, tol: float) -> Method:
         return replace(self, target=tol)
 
-    def init(self, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
+    def init(self, objective: ValueAndGradient, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
         if not isinstance(objective, SecondOrder):
             raise Unsuitable(f"NewtonCG: {objective!r:.80} has no method products(x) -> (v -> H v)")
         x = X.project(x)
@@ -113,7 +113,7 @@ class NewtonCG(Method):
         length = memory if isinstance(memory, float) else self.first / max(norm, 1.0)
         return Descent(k=0, x=x, value=value, gradient=g, residual=norm, memory=length, recent=(), reason=sane(value, norm))
 
-    def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
+    def step(self, objective: ValueAndGradient, X: ConvexSet, s: Descent) -> Descent:
         assert isinstance(s.memory, float)
         product, free = cast(SecondOrder, objective).products(s.x), None if X.whole else unbound(X, s)
         settled = free is None or s.free is None or float((free - s.free).norm()) == 0
@@ -145,7 +145,7 @@ class NewtonCG(Method):
             free=free,
         )
 
-    def _direction(self, product: Product, s: Descent, free: Vec | None, settled: bool) -> tuple[Vec, float]:
+    def _direction(self, product: Operator, s: Descent, free: Vec | None, settled: bool) -> tuple[Vec, float]:
         """d on the free entries (None: all of them), and the first step length of CG; 0 where that was not positive. Not
         settled: CG ends where it makes slow progress.
         """

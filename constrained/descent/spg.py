@@ -9,7 +9,7 @@ from ..core.vec import Vec
 from ..sets import ConvexSet
 from .curvature_pairs import Pairs
 from .line_search import search
-from .method import Descent, DescentStatus, Method, Objective, residual, sane
+from .method import Descent, DescentStatus, Method, ValueAndGradient, residual, sane
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +31,17 @@ class SPG(Method):
     window: Steps = 10
     first: Positive = 1.0
 
-    def suited(self, X: ConvexSet) -> Method:
+    def for_set(self, X: ConvexSet) -> Method:
         return self
 
-    def init(self, objective: Objective, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
+    def init(self, objective: ValueAndGradient, X: ConvexSet, x: Vec, memory: Pairs | float | None = None) -> Descent:
         x = X.project(x)
         value, g = objective(x)
         norm = residual(X, x, g)
         lam = memory if isinstance(memory, float) else self.first / max(norm, 1.0)
         return Descent(k=0, x=x, value=value, gradient=g, residual=norm, memory=lam, recent=(value,), reason=sane(value, norm))
 
-    def step(self, objective: Objective, X: ConvexSet, s: Descent) -> Descent:
+    def step(self, objective: ValueAndGradient, X: ConvexSet, s: Descent) -> Descent:
         lam = s.memory
         assert isinstance(lam, float)
         d = X.project(s.x.add(s.gradient, -lam)) - s.x

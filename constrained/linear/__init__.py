@@ -19,7 +19,7 @@ from .minres import Minres
 from .neumann import Neumann
 from .projected_cg import ProjectedCG
 from .sketch import Gaussian, Kaczmarz, Sketch
-from .system import LinearSolution, LinearSolver, LinearStatus, Product, System
+from .system import LinearSolution, LinearSolver, LinearStatus, Operator, System
 
 __all__ = [
     "CG",
@@ -32,10 +32,10 @@ __all__ = [
     "LinearStatus",
     "Minres",
     "Neumann",
-    "Product",
+    "Operator",
     "ProjectedCG",
     "Sketch",
     "System",
 ]
 
-forward_names(__name__, {"Reason": "constrained.linear:LinearStatus"})
+forward_names(__name__, {"Reason": "constrained.linear:LinearStatus", "Product": "constrained.linear:Operator"})

@@ -26,7 +26,7 @@ from ..core.vec import Vec
 from .cost import MACHINES, Machine, Operations
 from .direct import Direct, Factors
 from .minres import Minres
-from .projected_cg import Constraint, ProjectedCG
+from .projected_cg import ProjectedCG, Projector
 from .system import CHUNK, LinearSolution, LinearSolver, LinearStatus, System
 
 LOOK = 8  # steps between two looks at a method's rate
@@ -42,7 +42,7 @@ class Choice:
     def __init__(self, system: System):
         self.system, self.spent, self.batched = system, 0, True
         self.factors: Factors | None = None
-        self.projected: Constraint | None = None
+        self.projected: Projector | None = None
         self.projectable = system.split is not None and system.split[1] > 0
         self.reckoned: tuple[float, float] | None = None
 
@@ -58,7 +58,7 @@ class Choice:
         self.factors = Direct().init(self.chosen)
         return self.factors
 
-    def project(self) -> Constraint:
+    def project(self) -> Projector:
         self.projected = ProjectedCG().init(self.chosen)
         return self.projected
 
@@ -148,7 +148,7 @@ class AutoLinear(LinearSolver):
         return replace(found, products=spent)
 
     def _project(
-        self, prepared: Choice, constraint: Constraint, b: Vec, tol: float, start: Vec | None
+        self, prepared: Choice, constraint: Projector, b: Vec, tol: float, start: Vec | None
     ) -> tuple[LinearSolution, bool, int]:
         """ProjectedCG, whether it was left as slow, and the products; where it found no solution it is not tried again."""
         watch = _Watch(self, prepared, tol, projectable=False, projecting=True)

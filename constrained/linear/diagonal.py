@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from ..core.states import solver_state
 from ..core.vec import Vec
-from .system import Product
+from .system import Operator
 
 FADE = 0.1
 LEAST = 1e-6  # products; sums that stand for fewer do not fade: after 162 points without a product they would be 0 / 0
@@ -36,7 +36,7 @@ class Diagonal:
         fade = FADE if float(self.below.max_norm()) > LEAST else 1.0
         return Diagonal(self.above * fade, self.below * fade)
 
-    def watching(self, product: Product) -> Product:
+    def watching(self, product: Operator) -> Operator:
         """The same product, each call of which is added to the sums, in place."""
 
         def watched(v: Vec) -> Vec:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from ..core.vec import Vec
-from .system import LinearStatus, Product
+from .system import LinearStatus, Operator
 
 
-def gmres(product: Product, b: Vec, w: Vec, tol: float, memory: int, limit: int) -> tuple[Vec, LinearStatus, int, bool]:
+def gmres(product: Operator, b: Vec, w: Vec, tol: float, memory: int, limit: int) -> tuple[Vec, LinearStatus, int, bool]:
     """Restarted GMRES on A w = b: w, why it ended, products, and whether a Ritz value of A had a negative real part."""
     spent, bent, eps = 1, False, torch.finfo(b.dtype).eps
     r = b - product(w)

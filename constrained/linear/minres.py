@@ -12,7 +12,7 @@ import torch
 from ..core.errors import Unsuitable
 from ..core.options import Steps
 from ..core.vec import Vec
-from .system import LinearSolution, LinearSolver, LinearStatus, Product, System
+from .system import LinearSolution, LinearSolver, LinearStatus, Operator, System
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class Minres(LinearSolver):
 class Sweep:
     """MINRES on A x = b from 0. Lanczos vectors u, v = M u, and w; R of the tridiagonal by rotations (c, s); residual r."""
 
-    def __init__(self, product: Product, inverse: Product | None, b: Vec):
+    def __init__(self, product: Operator, inverse: Operator | None, b: Vec):
         self.product, self.inverse, self.eps = product, inverse, torch.finfo(b.dtype).eps
         self.steps, self.reason, self.norm_a = 0, None, 0.0
         self.bent: Vec | None = None  # a direction of negative curvature

@@ -10,10 +10,10 @@ import torch
 from ..core.options import Positive, Steps
 from ..core.vec import Vec
 from .spectrum import largest
-from .system import LinearSolution, LinearSolver, LinearStatus, Product, System
+from .system import LinearSolution, LinearSolver, LinearStatus, Operator, System
 
 
-def lifted(product: Product, v: Vec, r: Vec, size: float) -> tuple[Vec, bool]:
+def least_norm(product: Operator, v: Vec, r: Vec, size: float) -> tuple[Vec, bool]:
     """v - (v'r / r'r) r where r = b - A v lies in the null space of A to rounding, |A| about `size`, and whether it does.
 
     If v lies in the Krylov space of b, that is the least-norm least-squares solution (as in `Minres`).
@@ -92,7 +92,7 @@ class Neumann(LinearSolver):
             x, r = x.add(r, eta), r.add(q, -eta)
         r, spent = b - product(x), spent + 1
         if reason is LinearStatus.LEAST_SQUARES:
-            x, null = lifted(product, x, r, size)
+            x, null = least_norm(product, x, r, size)
             r, spent = b - product(x), spent + 2
             reason = reason if null else LinearStatus.PRECISION
         residual = float(r.norm())

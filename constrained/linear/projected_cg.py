@@ -29,7 +29,7 @@ Flat = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Constraint:
+class Projector:
     """A KKT system, the application of P^-1 to flat vectors, the products `spent` on making it, and G' where C = 0."""
 
     system: System
@@ -58,12 +58,12 @@ class ProjectedCG(LinearSolver):
     preconditioner: Callable[[Vec], Vec] | None = None
     max_steps: Steps | None = None
 
-    def init(self, system: System) -> Constraint:
+    def init(self, system: System) -> Projector:
         if system.split is None:
             raise Unsuitable("ProjectedCG needs a KKT system, System(split=(n, m)), and this one has no split: use Minres()")
         if self.preconditioner is not None:
             given, like = self.preconditioner, system.template
-            return Constraint(system, lambda v: given(like.unravel(v)).ravel().double(), 0)
+            return Projector(system, lambda v: given(like.unravel(v)).ravel().double(), 0)
         n, m = system.split
         if system.below is not None:
             below, spent = system.below().detach().double(), 0
@@ -75,15 +75,15 @@ class ProjectedCG(LinearSolver):
             chunks = [system.times(rows, like).double() for rows in basis.split(CHUNK)] if m else []
             below, spent = torch.cat([basis.new_zeros(0, n + m).double(), *chunks]), m
         G, C = below[:, :n], -below[:, n:]
-        return Constraint(system, projection(G, C), spent, None if bool(C.any()) else lambda lam: G.T @ lam)
+        return Projector(system, projection(G, C), spent, None if bool(C.any()) else lambda lam: G.T @ lam)
 
     def solve(
-        self, prepared: Constraint, b: Vec, *, tol: float, generator: torch.Generator | None = None, start: Vec | None = None
+        self, prepared: Projector, b: Vec, *, tol: float, generator: torch.Generator | None = None, start: Vec | None = None
     ) -> LinearSolution:
         return self.watched(prepared, b, tol=tol, start=start, go_on=lambda steps, residual: True)
 
     def watched(
-        self, prepared: Constraint, b: Vec, *, tol: float, start: Vec | None, go_on: Callable[[int, float], bool]
+        self, prepared: Projector, b: Vec, *, tol: float, start: Vec | None, go_on: Callable[[int, float], bool]
     ) -> LinearSolution:
         """`solve` that asks after every step, given the steps and about the residual, whether to go on."""
         system, inverse, spent = prepared.system, prepared.inverse, 0

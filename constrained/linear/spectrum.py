@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core.derivatives.finite_differences import direction
 from ..core.vec import Vec
 from ..sets import ConvexSet
-from .system import Product
+from .system import Operator
 
 ENOUGH = 0.02  # relative change of an estimate between two sweeps below which it has settled
 POWER = 20  # products of `largest` at most
@@ -33,7 +33,7 @@ class Krylov(NamedTuple):
     largest: float
 
 
-def lanczos(product: Product, start: Vec, steps: int) -> Krylov:
+def lanczos(product: Operator, start: Vec, steps: int) -> Krylov:
     """The Krylov space of `start` by Lanczos with full reorthogonalisation.
 
     `steps` products, fewer where the space is exhausted; a product that is not finite ends it and stays in Q'A Q.
@@ -68,7 +68,7 @@ class Lowest:
     largest: float
 
 
-def lowest(product: Product, start: Vec, steps: int) -> Lowest:
+def lowest(product: Operator, start: Vec, steps: int) -> Lowest:
     """The least Ritz value of a symmetric operator on the Krylov space of `start`: NaN where a product is not finite.
 
     `steps` products, fewer where the space is exhausted. The basis is kept and orthogonalised in full.
@@ -84,7 +84,7 @@ def lowest(product: Product, start: Vec, steps: int) -> Lowest:
     return Lowest(float(values[0]), start.unravel(basis @ vectors[:, 0]), largest)
 
 
-def lowest_from_scratch(product: Product, start: Vec, *, steps: int = 40, sweeps: int = 10) -> Lowest:
+def lowest_from_scratch(product: Operator, start: Vec, *, steps: int = 40, sweeps: int = 10) -> Lowest:
     """`lowest` from a random vector, each sweep from the last Ritz vector, until the value has settled to `ENOUGH`."""
     found = lowest(product, start, steps)
     for _ in range(sweeps if start.size > steps else 0):
@@ -103,7 +103,7 @@ class Power(NamedTuple):
     products: int
 
 
-def power(product: Product, start: Vec, most: int, *, back: Product | None = None, settled: float | None = None) -> Power:
+def power(product: Operator, start: Vec, most: int, *, back: Operator | None = None, settled: float | None = None) -> Power:
     """The power method from `start`, for the largest |A v| / |v| from below; of a matrix that is not symmetric, `back` is A'.
 
     v <- A v / |A v|, with `back` v <- A'A v / |A'A v|. It ends after `most` products with A, where v is zero or not finite, and
@@ -127,7 +127,7 @@ def power(product: Product, start: Vec, most: int, *, back: Product | None = Non
     return Power(last, largest, v, spent)
 
 
-def operator_norm(forth: Product, back: Product, start: Vec, rounds: int) -> tuple[float, Vec]:
+def operator_norm(forth: Operator, back: Operator, start: Vec, rounds: int) -> tuple[float, Vec]:
     """|M| = max |M v| / |v| by power iterations with M' M, M = `forth` and M' = `back`; and the v of the last one.
 
     >>> A = torch.tensor([[0.0, 2.0], [0.0, 0.0]], dtype=torch.float64)
@@ -139,15 +139,12 @@ def operator_norm(forth: Product, back: Product, start: Vec, rounds: int) -> tup
     return found.last, found.vector if float(found.vector.norm()) > 0 else start  # M is zero along all that was tried
 
 
-norm = operator_norm  # the name until 0.1
-
-
 def unpatterned(like: Vec) -> Vec:
     """A fixed vector that no structure of a matrix is likely to be orthogonal to."""
     return like.unravel(torch.arange(1.0, like.size + 1, dtype=torch.float64, device=like.device).square().cos())
 
 
-def largest(product: Product, like: Vec) -> tuple[float, int]:
+def largest(product: Operator, like: Vec) -> tuple[float, int]:
     """An estimate of |A| from below, settled to 1 %, NaN where a product is not finite; and its products, `POWER` at most.
 
     With random products: the largest |A_j v| / |v| met.

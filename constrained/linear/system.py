@@ -23,7 +23,7 @@ from ..core.options import Options
 from ..core.states import state_enum
 from ..core.vec import Vec
 
-Product = Callable[[Vec], Vec]
+Operator = Callable[[Vec], Vec]
 CHUNK = 256  # vectors in one batched product
 
 
@@ -49,12 +49,12 @@ class System:
     >>> system = System(lambda v: v.map(lambda t: K @ t), 2, matrix=lambda: K, split=(1, 1))
     """
 
-    product: Product
+    product: Operator
     size: int
-    products: Product | None = None  # a stack of vectors: every leaf with one leading dimension more, in and out
+    products: Operator | None = None  # a stack of vectors: every leaf with one leading dimension more, in and out
     matrix: Callable[[], Tensor] | None = None  # K as a dense tensor, where it is explicit or cheap to form
     sparse: Callable[[], Any] | None = None  # K as a scipy.sparse matrix
-    inverse: Product | None = None  # products with a symmetric positive definite approximation of K^-1
+    inverse: Operator | None = None  # products with a symmetric positive definite approximation of K^-1
     split: tuple[int, int] | None = None  # (n, m) of a KKT system
     below: Callable[[], Tensor] | None = None  # its last m rows, where they are cheaper than m products
     convex: bool = False  # only a K without negative curvature on their null space is worth solving

@@ -129,7 +129,7 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
         augmented = AugmentedObjective(oracle, s.lam, s.mu, s.rho)
         tol = max(s.omega, 0.5 * self.tolerance)
         # x minimises A(.; lam, mu, rho) over X, to the residual omega
-        found = minimise(self.inner.suited(X), augmented, s.x, tol=tol, X=X, max_steps=self.max_inner, memory=s.memory)  # (1)
+        found = minimise(self.inner.for_set(X), augmented, s.x, tol=tol, X=X, max_steps=self.max_inner, memory=s.memory)  # (1)
         x = found.x
         tape, h = oracle.tape(x), inequality(oracle, x)
         violated = torch.cat([tape.c, torch.maximum(h, -s.mu / s.rho)])

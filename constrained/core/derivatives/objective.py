@@ -100,7 +100,7 @@ class Objective:
         with torch.no_grad():
             trees = [vec.detach().tree() for vec in args]
             value = self.evaluate(trees, self._at(draw)).double()
-        live.rested(trees)
+        live.resharded(trees)
         if self.ranks is not None:
             self.ranks.mean_([value])
         return value

@@ -9,7 +9,7 @@ from lower_levels import NX, NY, PROBLEMS, SPECTRA, Quadratic, spectrum
 
 import bilevel
 from bilevel import BilevelProblem, Function, MiniBatches, Status, hypergradient
-from bilevel.hypergradients.adjoint import Here, Wanted, differentiate
+from bilevel.hypergradients.adjoint import LevelsAt, Wanted, differentiate
 from bilevel.hypergradients.fixed_point import FixedPoint
 from bilevel.hypergradients.stochastic_neumann import StochasticNeumann
 from bilevel.hypergradients.unrolled import Unrolled
@@ -321,7 +321,7 @@ def test_what_is_carried_from_one_x_to_the_next_halves_the_products():
     )
     places = []
     for event in bilevel.iterate(problem, Implicit(outer=LBFGS()), tol=1e-12, max_steps=19):
-        places.append((Here.of(problem.oracle(), event.state.x, event.state.response.y), event.state.outer.residual))
+        places.append((LevelsAt.of(problem.oracle(), event.state.x, event.state.response.y), event.state.outer.residual))
     assert len(places) == 20
 
     def products(carry):

@@ -226,14 +226,14 @@ def directions(problem: BilevelProblem) -> dict[str, np.ndarray]:
     start = Point(torch.from_numpy(X0), torch.from_numpy(M @ X0))
     v = Vec.of(torch.from_numpy(np.linalg.solve(H, W @ (M @ X0 - A))))
     oracle = problem.oracle()
-    begun = problem.begin(oracle, start)
+    checked_start = problem.begin(oracle, start)
     found = {}
     rep, loop, series = BORep(beta=0.0, epochs=0), SOBA(alpha=1e-3), StocBiO(alpha=1e-3, terms=400, nu=0.7)
     with torch.no_grad():
-        found["BORep"] = rep.step(oracle, dataclasses.replace(rep.init(oracle, begun), v=v)).m.tree().numpy()
-        moved = loop.step(oracle, dataclasses.replace(loop.init(oracle, begun), v=v)).x
+        found["BORep"] = rep.step(oracle, dataclasses.replace(rep.init(oracle, checked_start), v=v)).m.tree().numpy()
+        moved = loop.step(oracle, dataclasses.replace(loop.init(oracle, checked_start), v=v)).x
         found["SOBA"] = (X0 - moved.tree().numpy()) / 1e-3
-        moved = series.step(oracle, series.init(oracle, begun)).x
+        moved = series.step(oracle, series.init(oracle, checked_start)).x
         found["StocBiO"] = (X0 - moved.tree().numpy()) / 1e-3
     return found
 

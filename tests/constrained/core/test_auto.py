@@ -44,7 +44,7 @@ def test_the_answer_with_the_least_residuals_stands(failed):
     assert (first.solver, second.solver) == ("Implicit", "Penalty")
     assert max(first.residuals.values()) < max(second.residuals.values())
     assert max(result.residuals().values()) == pytest.approx(max(first.residuals.values()), rel=0.05)
-    assert type(result.solver.acting(result.state)) is Implicit
+    assert type(result.solver.current(result.state)) is Implicit
     assert "Implicit's answer has the smallest residuals" in result.notes[0]
     assert instance.error(result.x) <= 1e-3
 
@@ -68,7 +68,8 @@ def test_a_candidate_that_meets_nan_is_followed_by_the_next():
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Blind(Implicit):
         def step(self, oracle, state):
-            return dataclasses.replace(state, k=state.k + 1, x=state.x * float("nan"))
+            outer = dataclasses.replace(state.outer, x=state.outer.x * float("nan"))
+            return dataclasses.replace(state, k=state.k + 1, outer=outer)
 
     result = solve(quadratic(seed=0).problem, Auto(candidates=(Blind(), Implicit())))
     assert result.success

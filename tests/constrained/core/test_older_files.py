@@ -127,7 +127,7 @@ def test_renamed_modules_still_load_them(tmp_path):
         if path.stem in renamed:
             path.rename(path.with_stem(renamed[path.stem]))
     (tmp_path / "renamed_module_check.py").write_text("import bilevel.reformulations.any_other_name\n")
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(tmp_path / "tests")])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(str(tmp_path / part) for part in ("", "tests", "tests/helpers"))}
     command = [sys.executable, "-W", "ignore", "-c", RESUME, str(FILES)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr

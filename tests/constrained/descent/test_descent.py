@@ -150,12 +150,12 @@ def test_quadratic_over_a_set(name):
 
 
 def test_suited():
-    assert isinstance(LBFGS().suited(Everywhere()), LBFGS)
-    assert isinstance(LBFGS().suited(Product({"a": Everywhere()})), LBFGS)
-    assert LBFGS(memory=7).suited(Box(0, 1)) == ProjectedLBFGS(memory=7)
-    assert isinstance(LBFGS().suited(Ball(1.0)), SPG)
-    assert isinstance(ProjectedLBFGS().suited(Simplex()), SPG)
-    assert SPG(window=3).suited(Box(0, 1)) == SPG(window=3)
+    assert isinstance(LBFGS().for_set(Everywhere()), LBFGS)
+    assert isinstance(LBFGS().for_set(Product({"a": Everywhere()})), LBFGS)
+    assert LBFGS(memory=7).for_set(Box(0, 1)) == ProjectedLBFGS(memory=7)
+    assert isinstance(LBFGS().for_set(Ball(1.0)), SPG)
+    assert isinstance(ProjectedLBFGS().for_set(Simplex()), SPG)
+    assert SPG(window=3).for_set(Box(0, 1)) == SPG(window=3)
 
 
 # -- the ends ---------------------------------------------------------------------------------------------------------------

@@ -177,9 +177,9 @@ def test_linear_on_a_bounded_set_has_a_minimum():
 
 
 def test_other_sets_are_left_to_spg():
-    assert NewtonCG().suited(Everywhere()) == NewtonCG()
-    assert NewtonCG().suited(Box(0, 1)) == NewtonCG()
-    assert NewtonCG(first=2.0).suited(Simplex()) == SPG(first=2.0)
+    assert NewtonCG().for_set(Everywhere()) == NewtonCG()
+    assert NewtonCG().for_set(Box(0, 1)) == NewtonCG()
+    assert NewtonCG(first=2.0).for_set(Simplex()) == SPG(first=2.0)
     objective, _, c = quadratic(np.ones(3))
     found = minimise(NewtonCG(), objective, vec(np.zeros(3)), tol=1e-10, X=Ball(0.5))
     assert array(found.x) == pytest.approx(c * min(1, 0.5 / np.linalg.norm(c)), abs=1e-10)
