@@ -94,9 +94,13 @@ def mixed(mixture: Mixture, wrap: Callable[[str, Callable], Callable], x: Any, y
 
 
 def variables_in(state: Any, name: str = "") -> Iterator[tuple[str, Vec]]:
-    """Every Vec of a state with the name of the field that holds it."""
+    """Every Vec of a state with the name of the field that holds it; of u = (x, y) in a field x the two under their names."""
     if isinstance(state, Vec):
-        yield name, state
+        parts = state.tree() if isinstance(state.tree(), tuple) else ()
+        if parts and all(isinstance(part, Vec) for part in parts):
+            yield from zip(("x", "y") if name == "x" else (name, name), parts)
+        else:
+            yield name, state
     elif dataclasses.is_dataclass(state):
         for field in dataclasses.fields(state):
             yield from variables_in(getattr(state, field.name), field.name)

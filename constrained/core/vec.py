@@ -190,7 +190,7 @@ def of_tree(tree: Tree) -> Vec:
 
 
 def structure(tree: Tree, known: Mapping[str, Vec]) -> Any:
-    """A tree's nesting as plain data: the name of a known variable of that structure, or lists, tuples and dicts of such.
+    """A tree's nesting as plain data: the name of a known variable of that structure, or lists, tuples, dicts and Vecs of such.
 
     Raises TypeError for anything else.
     """
@@ -200,6 +200,8 @@ def structure(tree: Tree, known: Mapping[str, Vec]) -> Any:
         return name
     if isinstance(tree, Tensor):
         return None
+    if isinstance(tree, Vec):
+        return {"vec": structure(tree.plain().tree(), known)}
     if type(tree) in (tuple, list):
         return {type(tree).__name__: [structure(part, known) for part in tree]}
     if type(tree) is dict:
@@ -215,6 +217,8 @@ def filled(structure: Any, leaves: Iterator[Tensor], known: Mapping[str, Vec]) -
         like = known[structure]
         return pytree.tree_unflatten([next(leaves) for _ in like.leaves], like.spec)
     ((kind, parts),) = structure.items()
+    if kind == "vec":
+        return of_tree(filled(parts, leaves, known))
     if kind == "dict":
         return {key: filled(part, leaves, known) for key, part in parts.items()}
     found = [filled(part, leaves, known) for part in parts]

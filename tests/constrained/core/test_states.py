@@ -25,7 +25,7 @@ class Everything:
 
 
 def everything() -> Everything:
-    nested = Vec.of([{"a": Y.leaves[0] + 1}, X.tree()])
+    nested = Vec.of([{"a": Y.leaves[0] + 1}, X.tree(), Vec.of((X, Y))])
     return Everything(Vec.of((X.tree(), Y.tree())), nested, Status.STALLED, (Status.RUNNING, Status.PRECISION))
 
 

@@ -165,7 +165,7 @@ def test_budgets_end_with_exit_code_0(call):
 @pytest.mark.parametrize("solver", [name for name, cls in SOLVERS.items() if cls.requires])  # of bilevel problems
 @pytest.mark.parametrize("steps", [0, 1])
 def test_the_shortest_runs_write_their_files_too(call, solver, steps):
-    problem = ("reweighting-logistic",) if solver == "scalebio" else ("quadratic", *SMALL)
+    problem = ("reweighting-logistic",) if solver == "scale-bio" else ("quadratic", *SMALL)
     said = call("run", *problem, "--solver", solver, "--max-steps", steps, "--out", "out")
     assert (said.code, said.err) == (0, "")
     assert said.cells("status") == ["MAX_STEPS"]
@@ -225,13 +225,13 @@ def test_hyper_cleaning_prints_baselines_and_claims(call):
     said = call("run", "hyper-cleaning", "--with", "model=linear", "--with", "clean=50", "--max-steps", 3, "--out", "out")
     assert (said.code, said.err) == (0, "")
     assert said.cells("status") == ["MAX_STEPS"]
-    for name in ("Penalty", *BASELINES):
+    for name in ("PenaltyDescent", *BASELINES):
         assert len(said.cells(name)) == 4
     assert "50 clean images" in said.out
     assert all(claim in said.words for claim in CLAIMS)
     assert "surrogate" in next(line for line in said.out.splitlines() if line.startswith("note: "))
     found = read(Path("out"))
-    assert [row["name"] for row in found["rows"]] == ["Penalty", *BASELINES]
+    assert [row["name"] for row in found["rows"]] == ["PenaltyDescent", *BASELINES]
     assert len(found["x"]["x"]) == 1000
     assert is_png(Path("out/convergence.png"))
     assert is_png(Path("out/distrusted.png"))

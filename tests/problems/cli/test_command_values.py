@@ -9,7 +9,7 @@ from constrained.core.options import Cosine, Power
 from constrained.descent import LBFGS, SPG, ProjectedLBFGS
 from problems.cli.words import OBJECTS, pairs, value
 
-NEEDY = ("cosine", "power", "reviews", "sentiment140", "snli")  # these need an argument
+NEEDY = ("cosine", "fixed-point", "power", "reviews", "sentiment140", "snli")  # these need an argument
 
 
 @pytest.mark.parametrize(

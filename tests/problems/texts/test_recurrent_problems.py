@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from bilevel import SOBA, BORep, solve
 from constrained.core.errors import OptionError
+from problems import hyper_representation, recurrent_regulariser
 from problems.__main__ import main
-from problems.texts import hyper_representation, recurrent_regulariser
 from problems.texts.hyper_representation import TRAINED, fitted, tasks
 from problems.texts.recurrent import Encoder
 from problems.texts.recurrent_regulariser import GRID, parts
