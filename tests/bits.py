@@ -1,7 +1,8 @@
 """The guard of bits: digests of what every case of `cases.py` ends with, to compare before and after a change that moves code.
 
-    PYTHONPATH=.:tests python tests/bits.py write before.json        run every case and store its digests
-    PYTHONPATH=.:tests python tests/bits.py compare before.json      run again; name what differs, exit status 1 if anything does
+    export PYTHONPATH=.:tests:tests/helpers
+    python tests/bits.py write before.json        run every case and store its digests
+    python tests/bits.py compare before.json      run again; name what differs, exit status 1 if anything does
 
 One thread, seeded. The digests hold on the machine that wrote them: other kernels round in another way. Three a case: the
 answer (x, y, multipliers, status, steps), the calls, and the last state with the names of its fields.
