@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from constrained.core.choice import diagnosed
-from constrained.core.data import FullBatch, NoData, Sampler, exact
+from constrained.core.data import NoData, Sampler, exact, expect_sampler
 from constrained.core.derivatives.function import Function
 from constrained.core.errors import NonFiniteStart, OptionError, ProblemError
 from constrained.core.live import Live, LiveVec
 from constrained.core.problem import Point, Problem
 from constrained.core.processes import Ranks
 from constrained.core.status import Feature
-from constrained.core.variables import calling, checked_start, module_of, no_dropout, variable
+from constrained.core.variables import calling, checked_start, module_of, module_with, no_dropout, variable
 from constrained.core.vec import Vec
-from constrained.sets import ConvexSet, Everywhere
+from constrained.sets import ConvexSet, Everywhere, expect_set
 
 from .certificates import derivatives, residuals
 from .certificates.lower_gap import lower_gap
@@ -59,6 +57,8 @@ class BilevelProblem(Problem):
     ('CONVERGED', tensor([1.2245, 2.4490], dtype=torch.float64))
     """
 
+    kind = "BilevelProblem"
+
     upper: Callable[..., Any]
     lower: Callable[..., Any]
     x: Any
@@ -80,25 +80,17 @@ class BilevelProblem(Problem):
             if not callable(value) and (name in ("upper", "lower") or value is not None):
                 raise ProblemError(f"{name}: expected a function, got {type(value).__name__}")
         for name in ("X", "Y"):
-            if not isinstance(getattr(self, name), ConvexSet):
-                raise ProblemError(f"{name}: expected a set such as Box(0, 1), got {type(getattr(self, name)).__name__}")
+            expect_set(name, getattr(self, name))
         for name in STREAMS:
-            if inspect.isclass(getattr(self, name)) or not isinstance(getattr(self, name), Sampler):
-                raise ProblemError(
-                    f"{name}: expected a sampler such as MiniBatches(...), MiniBatches.of(loader) or Stream(loader), "
-                    f"got {type(getattr(self, name)).__name__}"
-                )
+            expect_sampler(name, getattr(self, name))
         if self.upper_data is self.lower_data and not exact(self.upper_data):
             raise ProblemError(f"upper_data, lower_data: expected a stream each, got the same {self.upper_data!r}")
-        variables = self._variables()
-        seen = {(leaf.dtype, leaf.device) for vec in variables.values() for leaf in vec.leaves}
-        if len(seen) != 1:
-            listed = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in seen))
-            raise ProblemError(f"x, y: expected one dtype and device for all variables, got {listed}")
+        self._one_dtype()
         if isinstance(self.x, Live):
             raise ProblemError("x: expected a tensor, a tree of tensors or an nn.Module, got Live: only y can be live")
         if self._is_live and not self.Y.whole:
             raise ProblemError(f"Y: expected Everywhere() for a live y, got {self.Y!r}")
+        variables = self.variables()
         self.X.check(variables["x"], "X")
         self.Y.check(variables["y"], "Y")
 
@@ -123,21 +115,8 @@ class BilevelProblem(Problem):
         }
         return Feature(sum(feature.value for feature, there in has.items() if there))
 
-    def signature(self) -> dict[str, Any]:
-        leaves = {
-            name: [[path, list(leaf.shape), str(leaf.dtype), leaf.device.type] for path, leaf in zip(vec.paths(), vec.leaves)]
-            for name, vec in self._variables().items()
-        }
-        data = {"upper_data": repr(self.upper_data), "lower_data": repr(self.lower_data)}
-        return {"kind": "BilevelProblem", **leaves, "features": self.features.words(), **data}
-
-    def full_batch(self) -> BilevelProblem:
-        """The same problem with each sampler replaced by one batch of all its data: deterministic."""
-        whole = {name: sampler.full() for name, sampler in self.samplers().items()}
-        for name, data in whole.items():
-            if data is None:
-                raise ProblemError(f"{name}: {getattr(self, name)!r} has no full batch")
-        return replace(self, **whole)
+    def variables(self) -> dict[str, Vec]:
+        return {"x": variable(self.x, "x"), "y": variable(self.y, "y")}
 
     def samplers(self) -> dict[str, Sampler]:
         return {name: getattr(self, name) for name in STREAMS}
@@ -146,7 +125,7 @@ class BilevelProblem(Problem):
     def oracle(self, seed: int = 0) -> BilevelOracle:
         modules = [value if isinstance(value, torch.nn.Module) else None for value in (self.x, self.y)]
         random = any(module is not None and module.training for module in map(module_of, (self.x, self.y)))
-        variables = self._variables()
+        variables = self.variables()
         mixture = None
         if isinstance(self.lower, Mixture):
             mixture = calling(self.lower.weights, modules[0]), calling(self.lower.losses, modules[1])
@@ -271,12 +250,7 @@ class BilevelProblem(Problem):
             return module
         for value, tree in ((self.y, point.y), (self.x, point.x)):
             if isinstance(value, torch.nn.Module):
-                twin = copy.deepcopy(value)
-                with torch.no_grad():
-                    for name, parameter in twin.named_parameters():
-                        if name in tree:  # pyright: ignore[reportOperatorIssue]
-                            parameter.copy_(tree[name])  # pyright: ignore[reportOptionalSubscript]
-                return twin
+                return module_with(value, tree)
         raise OptionError("module(): neither x nor y of this problem is an nn.Module")
 
     # -- helpers --------------------------------------------------------------------------------------------------------
@@ -284,17 +258,12 @@ class BilevelProblem(Problem):
         """`lower_solution(x)`, where the problem has one."""
         if self.lower_solution is None:
             return None
-        y = self._variables()["y"]
+        y = self.variables()["y"]
         return checked_start("y", self.lower_solution(x.tree()), y)
 
     def read(self, point: Point) -> tuple[BilevelOracle, Vec, Vec, list[str]]:
         """An oracle on all of the data, the point as Vecs, and the samplers that have no full batch but give their first."""
-        whole, without = self, []
-        if Feature.SAMPLES in self.features:
-            data = {name: None if self._is_live else sampler.full() for name, sampler in self.samplers().items()}
-            without = [name for name, full in data.items() if full is None]
-            first = {name: FullBatch(getattr(self, name).draw(0, STREAMS[name], 0)) for name in without}
-            whole = replace(self, **{**data, **first})
+        whole, without = self.judged()
         oracle = whole.oracle()
         x = checked_start("x", point.x, oracle.variables["x"])
         y = self._at(point.y) if self._is_live else checked_start("y", point.y, oracle.variables["y"])
@@ -325,6 +294,3 @@ class BilevelProblem(Problem):
     @property
     def _is_live(self) -> bool:
         return isinstance(self.y, Live)
-
-    def _variables(self) -> dict[str, Vec]:
-        return {"x": variable(self.x, "x"), "y": variable(self.y, "y")}

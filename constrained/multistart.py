@@ -66,7 +66,7 @@ def multistart(
 
 
 def _start(problem: Any, spread: float, seed: int) -> Point:
-    x: Vec = problem.oracle().variables["x"].detach()
+    x: Vec = problem.variables()["x"].detach()
     rng = np.random.default_rng(np.random.SeedSequence([seed]))
     if problem.X.entrywise and not problem.X.whole:
         low, high = (problem.X.project(x.map(lambda leaf, far=far: torch.full_like(leaf, far))) for far in (-FAR, FAR))

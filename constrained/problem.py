@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,16 +9,16 @@ from typing import Any
 import torch
 
 from . import kkt
-from .core.data import FullBatch, NoData, Sampler
+from .core.data import NoData, Sampler, expect_sampler
 from .core.derivatives.function import Function
 from .core.derivatives.replay import Replay
 from .core.errors import OptionError, ProblemError
 from .core.problem import Multipliers, Point, Problem
 from .core.status import Feature
-from .core.variables import calling, checked_start, no_dropout, variable
+from .core.variables import calling, checked_start, module_with, no_dropout, variable
 from .core.vec import Vec
 from .oracle import ConstrainedOracle
-from .sets import ConvexSet, Everywhere
+from .sets import ConvexSet, Everywhere, expect_set
 
 FUNCTIONS = ("objective", "equality", "inequality")
 
@@ -42,6 +40,8 @@ class ConstrainedProblem(Problem):
     'equality constraints'
     """
 
+    kind = "ConstrainedProblem"
+
     objective: Callable[..., Any]  # pyright: ignore[reportIncompatibleMethodOverride]
     x: Any
     equality: Callable[..., Any] | None = None
@@ -55,14 +55,10 @@ class ConstrainedProblem(Problem):
             value = getattr(self, name)
             if not callable(value) and (name == "objective" or value is not None):
                 raise ProblemError(f"{name}: expected a function, got {type(value).__name__}")
-        if not isinstance(self.X, ConvexSet):
-            raise ProblemError(f"X: expected a set such as Box(0, 1), got {type(self.X).__name__}")
-        if inspect.isclass(self.data) or not isinstance(self.data, Sampler):
-            raise ProblemError(f"data: expected a sampler such as MiniBatches(...), got {type(self.data).__name__}")
-        x = variable(self.x, "x")
-        if len({(leaf.dtype, leaf.device) for leaf in x.leaves}) != 1:
-            raise ProblemError(f"x: expected one dtype and device for all leaves, got {x.dtype} and others")
-        self.X.check(x, "X")
+        expect_set("X", self.X)
+        expect_sampler("data", self.data)
+        self._one_dtype()
+        self.X.check(self.variables()["x"], "X")
 
     # -- what it is -----------------------------------------------------------------------------------------------------
     @property
@@ -78,17 +74,8 @@ class ConstrainedProblem(Problem):
         }
         return Feature(sum(feature.value for feature, there in has.items() if there))
 
-    def signature(self) -> dict[str, Any]:
-        x = variable(self.x, "x")
-        leaves = [[path, list(leaf.shape), str(leaf.dtype), leaf.device.type] for path, leaf in zip(x.paths(), x.leaves)]
-        return {"kind": "ConstrainedProblem", "x": leaves, "features": self.features.words(), "data": repr(self.data)}
-
-    def full_batch(self) -> ConstrainedProblem:
-        """The same problem with its sampler replaced by one batch of all its data: deterministic."""
-        whole = self.data.full()
-        if whole is None:
-            raise ProblemError(f"data: {self.data!r} has no full batch")
-        return replace(self, data=whole)
+    def variables(self) -> dict[str, Vec]:
+        return {"x": variable(self.x, "x")}
 
     def samplers(self) -> dict[str, Sampler]:
         return {"data": self.data}
@@ -99,7 +86,7 @@ class ConstrainedProblem(Problem):
         f, c, h = (None if g is None else calling(g, module) for g in (self.objective, self.equality, self.inequality))
         assert f is not None
         random = module is not None and module.training
-        return ConstrainedOracle(f, c, h, self.data, variable(self.x, "x"), self.X, seed, random, self.replay)
+        return ConstrainedOracle(f, c, h, self.data, self.variables()["x"], self.X, seed, random, self.replay)
 
     def traced(self) -> ConstrainedProblem:
         """The same problem with f, c and their derivatives recorded as programs, for small ones that are solved many times.
@@ -169,19 +156,10 @@ class ConstrainedProblem(Problem):
         """A copy of the module given as x with the point's values as its parameters."""
         if not isinstance(self.x, torch.nn.Module):
             raise OptionError("module(): x of this problem is not an nn.Module")
-        twin = copy.deepcopy(self.x)
-        with torch.no_grad():
-            for name, parameter in twin.named_parameters():
-                if name in point.x:
-                    parameter.copy_(point.x[name])
-        return twin
+        return module_with(self.x, point.x)
 
     def _read(self, point: Point) -> tuple[ConstrainedOracle, Vec, str]:
         """An oracle on all of the data (on the first batch of a stream: suffix `_estimate`), and the point."""
-        whole, suffix = replace(self), ""  # without a recording: what it holds of the world is of its own time
-        if Feature.SAMPLES in self.features:
-            data = self.data.full()
-            suffix = "_estimate" if data is None else ""
-            whole = replace(self, data=FullBatch(self.data.draw(0, 0, 0)) if data is None else data)
+        whole, without = self.judged()  # without a recording: what it holds of the world is of its own time
         oracle = whole.oracle()
-        return oracle, checked_start("x", point.x, oracle.variables["x"]), suffix
+        return oracle, checked_start("x", point.x, oracle.variables["x"]), "_estimate" if without else ""

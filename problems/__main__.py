@@ -115,7 +115,7 @@ def _list() -> int:
 def _show(args: argparse.Namespace) -> int:
     factory = ZOO[args.name]
     instance = make(factory, args.name, pairs(args.arguments, "--with"))
-    variables = instance.problem.oracle().variables
+    variables = instance.problem.variables()
     lines = [inspect.getdoc(factory) or "", ""]
     defaults = [f"{p.name}={p.default}" for p in inspect.signature(factory).parameters.values()]
     lines.append(f"arguments    {', '.join(defaults)}")

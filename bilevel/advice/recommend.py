@@ -43,7 +43,7 @@ def recommend(problem: BilevelProblem) -> Recommendation:
     >>> print(recommend(bilevel.BilevelProblem(upper=f, lower=g, x=one, y=one)).reasons[0])
     The lower level is smooth and has second derivatives: implicit differentiation reaches full precision in few hypergradients.
     """
-    features, y = problem.features, problem.oracle().variables["y"]
+    features, y = problem.features, problem.variables()["y"]
     if Feature.LIVE in features and not F2SA.lacks(features):
         why = "The lower variable is live: first derivatives, taken in place."
         return Recommendation(ScaleBiO() if Feature.MIXTURE in features else F2SA(), (why,))

@@ -53,7 +53,7 @@ def suit(problem: Problem, solver: Solver) -> None:
 
 def tolerance(problem: Problem, solver: Solver, tol: float | None) -> float:
     """The tolerance of a run: what was asked for, the solver's own, or that of the dtype. Raises OptionError."""
-    dtype = next(iter(problem.oracle(0).variables.values())).dtype
+    dtype = next(iter(problem.variables().values())).dtype
     floor = 100 * torch.finfo(dtype).eps
     value = tol if tol is not None else solver.tol
     if value is None:

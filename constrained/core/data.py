@@ -8,6 +8,7 @@ inside a dataset or a collate function is seeded by (seed, stream, n) too, and t
 from __future__ import annotations
 
 import contextlib
+import inspect
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -46,6 +47,15 @@ class Sampler(Protocol):
     def full(self) -> Sampler | None:
         """A sampler whose one batch is all of the data, or None where there is no such thing."""
         ...
+
+
+def expect_sampler(name: str, value: Any) -> None:
+    """Raise ProblemError unless the value is a sampler."""
+    if inspect.isclass(value) or not isinstance(value, Sampler):
+        raise ProblemError(
+            f"{name}: expected a sampler such as MiniBatches(...), MiniBatches.of(loader) or Stream(loader), "
+            f"got {type(value).__name__}"
+        )
 
 
 class NoData:

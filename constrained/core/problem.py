@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from .data import Sampler, exact
+from .data import FullBatch, Sampler, exact
 from .derivatives.counts import Calls
-from .errors import OptionError, Unsuitable
+from .errors import OptionError, ProblemError, Unsuitable
 from .status import WELCOME, Feature
 from .vec import Tree, Vec
 
@@ -49,7 +49,12 @@ class Oracle(ABC):
 class Problem(ABC):
     """What `solve` takes. Residuals and certificates are computed here, from the problem, never by a solver."""
 
+    kind: ClassVar[str]  # in checkpoints
     features: Feature
+
+    @abstractmethod
+    def variables(self) -> dict[str, Vec]:
+        """Its variables at the start, by name."""
 
     @abstractmethod
     def oracle(self, seed: int = 0) -> Oracle: ...
@@ -75,19 +80,11 @@ class Problem(ABC):
         """Residuals and what takes more work: the lower level re-solved from several starts."""
 
     @abstractmethod
-    def signature(self) -> dict[str, Any]:
-        """Names, shapes, dtypes, features and sampler lengths: what a checkpoint must match."""
-
-    @abstractmethod
     def fingerprint(self, oracle: Any) -> list[float]:
         """Numbers that tell two problems of one signature apart: values and gradient norms at the problem's own variables.
 
         Empty where the problem is not `exact`: the batches they would be taken on cannot be had again.
         """
-
-    @abstractmethod
-    def full_batch(self) -> Problem:
-        """The same problem with each sampler replaced by one batch of all its data. Raises ProblemError for a stream."""
 
     def closed_form(self, x: Vec) -> Vec | None:
         """The lower solution at x, where the problem has a formula for it."""
@@ -109,4 +106,44 @@ class Problem(ABC):
         return all(exact(sampler) for sampler in self.samplers().values())
 
     def module(self, point: Point) -> torch.nn.Module:
-        raise OptionError("module(): the lower variable of this problem is not an nn.Module")
+        """A copy of the module given as a variable, with the point's values as its parameters."""
+        raise OptionError("module(): no variable of this problem is an nn.Module")
+
+    # -- what all problems share ------------------------------------------------------------------------------------------
+    def signature(self) -> dict[str, Any]:
+        """Names, shapes, dtypes, features and sampler lengths: what a checkpoint must match."""
+        leaves = {
+            name: [[path, list(leaf.shape), str(leaf.dtype), leaf.device.type] for path, leaf in zip(vec.paths(), vec.leaves)]
+            for name, vec in self.variables().items()
+        }
+        samplers = {name: repr(sampler) for name, sampler in self.samplers().items()}
+        return {"kind": self.kind, **leaves, "features": self.features.words(), **samplers}
+
+    def full_batch(self) -> Self:
+        """The same problem with each sampler replaced by one batch of all its data. Raises ProblemError for a stream."""
+        whole = {name: sampler.full() for name, sampler in self.samplers().items()}
+        for name, data in whole.items():
+            if data is None:
+                raise ProblemError(f"{name}: {getattr(self, name)!r} has no full batch")
+        return self._with(whole)
+
+    def judged(self) -> tuple[Self, list[str]]:
+        """The problem on all of its data, where it is judged, and the samplers that have no full batch but give their first."""
+        if Feature.SAMPLES not in self.features:
+            return self._with({}), []
+        samplers = self.samplers()
+        whole = {name: None if Feature.LIVE in self.features else sampler.full() for name, sampler in samplers.items()}
+        without = [name for name, full in whole.items() if full is None]
+        first = {name: FullBatch(samplers[name].draw(0, list(samplers).index(name), 0)) for name in without}
+        return self._with({**whole, **first}), without
+
+    def _with(self, fields: dict[str, Any]) -> Self:
+        return dataclasses.replace(self, **fields)  # pyright: ignore[reportArgumentType]
+
+    def _one_dtype(self) -> None:
+        """Raise ProblemError where variables differ in dtype or device."""
+        variables = self.variables()
+        seen = {(leaf.dtype, leaf.device) for vec in variables.values() for leaf in vec.leaves}
+        if len(seen) != 1:
+            listed = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in seen))
+            raise ProblemError(f"{', '.join(variables)}: expected one dtype and device for all variables, got {listed}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -73,6 +74,16 @@ def no_dropout(value: Any, name: str) -> None:
 
 def parameters(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def module_with(module: torch.nn.Module, values: Any) -> torch.nn.Module:
+    """A copy of a module whose parameters have the given values; those that are not among them stay."""
+    twin = copy.deepcopy(module)
+    with torch.no_grad():
+        for name, parameter in twin.named_parameters():
+            if name in values:
+                parameter.copy_(values[name])
+    return twin
 
 
 def describe(vec: Vec) -> str:

@@ -7,7 +7,7 @@ intersections   BoxHyperplane, CvxpySet
 tangent         the tangent of a set at a point
 """
 
-from .base import ConvexSet
+from .base import ConvexSet, expect_set
 from .intersections import BoxHyperplane, CvxpySet
 from .product import Product
 from .simple import Affine, Ball, Box, Everywhere, Halfspace, Simplex
@@ -24,6 +24,7 @@ __all__ = [
     "Halfspace",
     "Product",
     "Simplex",
+    "expect_set",
     "has_tangent",
     "tangent",
 ]

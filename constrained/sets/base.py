@@ -55,6 +55,12 @@ class ConvexSet(ABC):
         return {**vars(self), "_cache": {}}
 
 
+def expect_set(name: str, value: Any) -> None:
+    """Raise ProblemError unless the value is a set."""
+    if not isinstance(value, ConvexSet):
+        raise ProblemError(f"{name}: expected a set such as Box(0, 1), got {type(value).__name__}")
+
+
 # -- constants: numbers, arrays and trees of them, beside a variable ---------------------------------------------------------
 class _Constant:
     """A number, array or tree of these in float64. The value at a path holds for every leaf of the variable below it."""
