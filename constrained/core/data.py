@@ -25,9 +25,6 @@ from .vec import tensors
 
 Batch = Any
 
-# The generators behind the functions of `numpy.random` and `random`: seeded for each item of a batch, and put back after it.
-NUMPY, PYTHON = np.random.mtrand._rand, random._inst
-
 
 @runtime_checkable
 class Sampler(Protocol):
@@ -308,19 +305,20 @@ def tokens(batch: Batch) -> int:
 @contextlib.contextmanager
 def _generators_kept() -> Iterator[None]:
     """The global generators of torch (CPU), numpy and Python stand afterwards where they stood."""
-    kept = torch.default_generator.get_state(), NUMPY.get_state(legacy=False), PYTHON.getstate()
+    kept = torch.default_generator.get_state(), np.random.get_state(legacy=False), random.getstate()  # noqa: NPY002
     try:
         yield
     finally:
         torch.default_generator.set_state(kept[0])
-        NUMPY.set_state(kept[1])
-        PYTHON.setstate(kept[2])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        random.setstate(kept[2])
 
 
 def _seed(word: int) -> None:
+    """Seed the three, within `_generators_kept`."""
     torch.default_generator.manual_seed(word >> 1)
-    NUMPY.seed(word & 0xFFFFFFFF)
-    PYTHON.seed(word)
+    np.random.seed(word & 0xFFFFFFFF)  # noqa: NPY002
+    random.seed(word)
 
 
 def _tensors(data: Any) -> bool:

@@ -103,6 +103,17 @@ def test_augmentation_is_not_the_noise_of_dropout():
     assert not any(torch.equal(row, torch.rand(2, generator=torch.Generator().manual_seed(word))) for row in drawn)
 
 
+def test_another_generator_behind_numpys_functions_is_seeded_and_put_back():
+    before = np.random.get_bit_generator()
+    np.random.set_bit_generator(np.random.PCG64(0))
+    try:
+        kept = np.random.get_state(legacy=False)  # noqa: NPY002
+        assert equal(MiniBatches(Augmented(), 5).draw(0, 0, 0), MiniBatches(Augmented(), 5).draw(0, 0, 0))
+        assert np.random.get_state(legacy=False) == kept  # noqa: NPY002
+    finally:
+        np.random.set_bit_generator(before)
+
+
 def test_collate_is_seeded_too():
     batches = MiniBatches(Squares(), 4, collate=lambda items: torch.rand(len(items)))
     assert torch.equal(batches.draw(0, 0, 1), batches.draw(0, 0, 1))
