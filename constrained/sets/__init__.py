@@ -7,6 +7,7 @@ intersections   BoxHyperplane, CvxpySet
 tangent         the tangent of a set at a point
 """
 
+from ..core.moved import forward_names
 from .base import ConvexSet, expect_set
 from .intersections import BoxHyperplane, CvxpySet
 from .product import Product
@@ -28,3 +29,5 @@ __all__ = [
     "has_tangent",
     "tangent",
 ]
+
+forward_names(__name__, {"_Constant": "constrained.sets.base:Constant"})  # in pickles of 0.1.0

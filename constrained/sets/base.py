@@ -62,12 +62,12 @@ def expect_set(name: str, value: Any) -> None:
 
 
 # -- constants: numbers, arrays and trees of them, beside a variable ---------------------------------------------------------
-class _Constant:
+class Constant:
     """A number, array or tree of these in float64. The value at a path holds for every leaf of the variable below it."""
 
     def __init__(self, value: Tree, name: str, finite: bool = False):
         self.name = name
-        vec = Vec.of(map_leaves(lambda leaf: _array(leaf, name, finite), value), name)
+        vec = Vec.of(map_leaves(lambda leaf: float64_tensor(leaf, name, finite), value), name)
         self.leaves = dict(zip(vec.paths(), vec.leaves))
         self.number = vec.leaves[0].item() if vec.paths() == [""] and vec.leaves[0].ndim == 0 else None
 
@@ -75,12 +75,12 @@ class _Constant:
         """One tensor a leaf of v, which broadcasts to it."""
         found, used = [], []
         for p, leaf in zip(v.paths(), v.leaves):
-            at = [q for q in self.leaves if _above(q, p)]
+            at = [q for q in self.leaves if leads_to(q, p)]
             if not at:  # a list of numbers that stands for an array
-                at = [q for i, q in enumerate(q for q in self.leaves if _above(p, q)) if q == f"{p}[{i}]"]
+                at = [q for i, q in enumerate(q for q in self.leaves if leads_to(p, q)) if q == f"{p}[{i}]"]
             parts = [self.leaves[q] for q in at]
             try:
-                found.append(parts[0] if at and _above(at[0], p) else torch.stack(parts))
+                found.append(parts[0] if at and leads_to(at[0], p) else torch.stack(parts))
                 found[-1].expand(leaf.shape)
             except RuntimeError:
                 shapes = ", ".join(f"{tuple(c.shape)}" for c in parts) or f"nothing, only {', '.join(self.leaves)}"
@@ -95,7 +95,7 @@ class _Constant:
         return repr(self.number) if self.number is not None else f"<{' + '.join(shapes)}>"
 
 
-def _array(value: Any, name: str, finite: bool = True) -> Tensor:
+def float64_tensor(value: Any, name: str, finite: bool = True) -> Tensor:
     """Numbers as a float64 tensor of its own. NaN is refused, infinities too where `finite`."""
     try:
         if value is None or isinstance(value, (bool, str)):
@@ -108,26 +108,26 @@ def _array(value: Any, name: str, finite: bool = True) -> Tensor:
     return tensor.clone()
 
 
-def _number(value: Any, name: str) -> float:
-    array = _array(value, name)
+def one_number(value: Any, name: str) -> float:
+    array = float64_tensor(value, name)
     if array.ndim:
         raise ProblemError(f"{name}: expected one number, got shape {tuple(array.shape)}")
     return array.item()
 
 
-def _above(q: str, p: str) -> bool:
+def leads_to(q: str, p: str) -> bool:
     """The path q is p, or leads to it."""
     return p.startswith(q) and (len(p) == len(q) or p[len(q)] in "[.")
 
 
-def _nonempty(low: Tensor, high: Tensor, name: str) -> None:
+def check_nonempty(low: Tensor, high: Tensor, name: str) -> None:
     low, high = torch.broadcast_tensors(low, high.to(low.device))
     empty = (low > high) | (low == math.inf) | (high == -math.inf)
     if bool(empty.any()):
         raise ProblemError(f"{name}: no number lies in [{low[empty][0]:g}, {high[empty][0]:g}]: the set is empty")
 
 
-def _together(v: Vec, name: str, one: ConvexSet, size: int) -> None:
+def check_entries(v: Vec, name: str, one: ConvexSet, size: int) -> None:
     kinds = sorted({f"{leaf.dtype} on {leaf.device}" for leaf in v.leaves})
     if len(kinds) > 1 or v.size != size:
         raise ProblemError(f"{name}: {one!r} expects {size} entries of one dtype and device, got {v.size} in {', '.join(kinds)}")

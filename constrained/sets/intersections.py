@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.errors import ProblemError
 from ..core.vec import Tree, Vec
-from .base import ConvexSet, _Constant, _number, _together
+from .base import Constant, ConvexSet, check_entries, one_number
 from .simple import Box
 from .tangent import Tangent, tangent
 
@@ -42,8 +42,8 @@ class BoxHyperplane(ConvexSet):
 
     def __init__(self, a: Tree, b: float, low: Tree = -math.inf, high: Tree = math.inf):
         super().__init__()
-        self._a, self._by_key = _Constant(a, "BoxHyperplane: a", finite=True), isinstance(a, Mapping)
-        self.b, self.box = _number(b, "BoxHyperplane: b"), Box(low, high)
+        self._a, self._by_key = Constant(a, "BoxHyperplane: a", finite=True), isinstance(a, Mapping)
+        self.b, self.box = one_number(b, "BoxHyperplane: b"), Box(low, high)
 
     def project(self, v: Vec) -> Vec:
         a, b, low, high = self._on(v)
@@ -52,7 +52,7 @@ class BoxHyperplane(ConvexSet):
     def _fit(self, v: Vec, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         parts = self._a.on(v, name) if self._by_key else list(self._a.leaves.values())
         a = torch.cat([part.expand(leaf.shape).reshape(-1) for part, leaf in zip(parts, v.leaves if self._by_key else parts)])
-        _together(v, name, self, len(a))
+        check_entries(v, name, self, len(a))
         self.box.check(v, name)
         low, high = (self.box.project(v.map(lambda t, e=end: torch.full_like(t, e))).ravel() for end in (-math.inf, math.inf))
         a, low, high = a.to(v.device), low.double(), high.double()

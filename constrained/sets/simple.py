@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.errors import ProblemError
 from ..core.vec import Tree, Vec
-from .base import ConvexSet, _above, _array, _Constant, _nonempty, _number, _together
+from .base import Constant, ConvexSet, check_entries, check_nonempty, float64_tensor, leads_to, one_number
 
 
 @final
@@ -49,11 +49,11 @@ class Box(ConvexSet):
 
     def __init__(self, low: Tree = -math.inf, high: Tree = math.inf):
         super().__init__()
-        self._low, self._high = _Constant(low, "Box: low"), _Constant(high, "Box: high")
+        self._low, self._high = Constant(low, "Box: low"), Constant(high, "Box: high")
         for p, lo in self._low.leaves.items():
             for q, hi in self._high.leaves.items():
-                if (p == q and lo.shape == hi.shape) or (_above(p, q) and lo.ndim == 0) or (_above(q, p) and hi.ndim == 0):
-                    _nonempty(lo, hi, "Box")
+                if (p == q and lo.shape == hi.shape) or (leads_to(p, q) and lo.ndim == 0) or (leads_to(q, p) and hi.ndim == 0):
+                    check_nonempty(lo, hi, "Box")
 
     def project(self, v: Vec) -> Vec:
         return v.like(leaf if lo is hi is None else leaf.clamp(lo, hi) for leaf, (lo, hi) in zip(v.leaves, self._on(v)))
@@ -62,7 +62,7 @@ class Box(ConvexSet):
         pairs = []
         for path, leaf, lo, hi in zip(v.paths(), v.leaves, self._low.on(v, name), self._high.on(v, name)):
             lo, hi = lo.to(leaf), hi.to(leaf)
-            _nonempty(lo, hi, f"{name}{path}: Box in {leaf.dtype}")
+            check_nonempty(lo, hi, f"{name}{path}: Box in {leaf.dtype}")
             number = lo.ndim == hi.ndim == 0  # numbers clamp faster than tensors
             free = [bool((side.abs() == math.inf).all()) for side in (lo, hi)]
             pairs.append(tuple(None if f else side.item() if number else side for f, side in zip(free, (lo, hi))))
@@ -86,10 +86,10 @@ class Ball(ConvexSet):
 
     def __init__(self, radius: float, center: Tree = None):
         super().__init__()
-        self.radius = _number(radius, "Ball: radius")
+        self.radius = one_number(radius, "Ball: radius")
         if self.radius < 0:
             raise ProblemError(f"Ball: radius: expected a number >= 0, got {self.radius!r}: the set is empty")
-        self._center = None if center is None else _Constant(center, "Ball: center", finite=True)
+        self._center = None if center is None else Constant(center, "Ball: center", finite=True)
 
     def project(self, v: Vec) -> Vec:
         center = self._on(v)
@@ -102,7 +102,7 @@ class Ball(ConvexSet):
         return v.like(torch.where(outside, new, leaf) for new, leaf in zip(moved, v.leaves))
 
     def _fit(self, v: Vec, name: str) -> list[Tensor]:
-        _together(v, name, self, v.size)
+        check_entries(v, name, self, v.size)
         center = self._center.on(v, name) if self._center is not None else []
         return [c.to(leaf).expand(leaf.shape) for c, leaf in zip(center, v.leaves)]
 
@@ -125,7 +125,7 @@ class Simplex(ConvexSet):
 
     def __init__(self, total: float = 1.0):
         super().__init__()
-        self.total = _number(total, "Simplex: total")
+        self.total = one_number(total, "Simplex: total")
         if self.total <= 0:
             raise ProblemError(f"Simplex: total: expected a number > 0, got {self.total!r}")
 
@@ -170,7 +170,7 @@ class Affine(ConvexSet):
 
     def __init__(self, A: Any, b: Any):
         super().__init__()
-        matrix, right = _array(A, "Affine: A"), _array(b, "Affine: b")
+        matrix, right = float64_tensor(A, "Affine: A"), float64_tensor(b, "Affine: b")
         if matrix.ndim != 2 or right.ndim > 1 or right.numel() != len(matrix):
             shapes = f"shapes {tuple(matrix.shape)} and {tuple(right.shape)}"
             raise ProblemError(
@@ -199,7 +199,7 @@ class Affine(ConvexSet):
         return v.unravel(flat)
 
     def _fit(self, v: Vec, name: str) -> tuple[Tensor, ...]:
-        _together(v, name, self, self.size)
+        check_entries(v, name, self, self.size)
         return tuple(part.to(v.device) for part in self._factor)
 
     def __repr__(self) -> str:
@@ -220,8 +220,8 @@ class Halfspace(ConvexSet):
 
     def __init__(self, a: Tree, b: float):
         super().__init__()
-        self._a, self._by_key = _Constant(a, "Halfspace: a", finite=True), isinstance(a, Mapping)
-        self.b = _number(b, "Halfspace: b")
+        self._a, self._by_key = Constant(a, "Halfspace: a", finite=True), isinstance(a, Mapping)
+        self.b = one_number(b, "Halfspace: b")
         if self.b < 0 and not any(bool(part.any()) for part in self._a.leaves.values()):
             raise ProblemError(f"Halfspace: a = 0 and b = {self.b!r} < 0: the set is empty")
 
@@ -235,7 +235,7 @@ class Halfspace(ConvexSet):
     def _fit(self, v: Vec, name: str) -> tuple[Tensor, Tensor, Tensor]:
         parts = self._a.on(v, name) if self._by_key else list(self._a.leaves.values())
         a = torch.cat([part.expand(leaf.shape).reshape(-1) for part, leaf in zip(parts, v.leaves if self._by_key else parts)])
-        _together(v, name, self, len(a))
+        check_entries(v, name, self, len(a))
         size = torch.where(a.any(), a.abs().max(), 1.0)  # so that |a|^2 neither overflows nor vanishes
         return (a / size).to(v.device), (self.b / size).to(v.device), (a / size).square().sum().clamp(min=1).to(v.device)
 

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from cases import CASES
+from fixtures.make import SETS
 from harness import run, same
 
 from bilevel import Status, iterate
+from constrained import Product
 from constrained.core import checkpoint
 from constrained.core.vec import Vec, leaves_by_path
 
@@ -74,6 +76,14 @@ def test_a_pickled_result_loads(case):
     again = pickle.loads(pickle.dumps(result))
     assert same(again.state, result.state)
     assert same((again.x, again.y), (result.x, result.y))
+
+
+def test_pickled_sets_load():
+    for one, fresh in zip(result_of("sets"), SETS, strict=True):
+        assert repr(one) == repr(fresh)
+        v = torch.tensor([-0.3, 2.7])
+        v = Vec.of(list(v) if isinstance(one, Product) else v)
+        assert same(one.project(v), fresh.project(v))
 
 
 def test_a_new_pickle_says_nothing_under_warnings_as_errors(tmp_path):
