@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 
+from . import moved as moved  # old names of modules
 from .cleaning.problem import hyper_cleaning
 from .coupled import FAMILY as LV_HBA
 from .cutest import cutest

@@ -42,7 +42,7 @@ bilevel.reformulations bilevel.certificates
 bilevel.problem bilevel.solvers bilevel.extend
 bilevel.advice bilevel.lm
 bilevel
-problems.instance problems.arguments
+problems.moved problems.instance problems.arguments
 problems.report
 problems.cleaning problems.coupled problems.cutest problems.exponential problems.images problems.libsvm problems.logistic \
     problems.pde problems.quadratic problems.reweighting problems.texts problems.toy problems.tuning

@@ -16,6 +16,7 @@ import pytest
 
 import bilevel
 import constrained
+import problems
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("constrained", "bilevel", "problems")
@@ -77,7 +78,7 @@ def test_there_is_one_solve():
     assert bilevel.iterate is constrained.iterate
 
 
-@pytest.mark.parametrize("package", [constrained, bilevel])
+@pytest.mark.parametrize("package", [constrained, bilevel, problems])
 def test_paths_of_modules_that_moved_lead_to_their_names(package):
     """With a warning that says where they are; a public name of the package that bears a module's old name stays what it is."""
     for old, now in package.moved.MODULES.items():
