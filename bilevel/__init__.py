@@ -16,6 +16,7 @@ if not hasattr(_constrained, "_BILEVEL"):  # a user's own constrained.py came fi
 
 from constrained.core.auto import Attempt, Auto
 from constrained.core.callbacks import Checkpoint, EarlyStopping, History, Progress, StopWhen, TensorBoard
+from constrained.core.choice import Recommendation
 from constrained.core.data import FullBatch, MiniBatches, NoData
 from constrained.core.derivatives.function import Function
 from constrained.core.errors import (
@@ -54,7 +55,7 @@ from . import solvers
 from .advice import measure as measure  # registers `problem.diagnose`
 from .advice.memory import MemoryReport, MemoryWatch, memory
 from .advice.plots import plot_weights
-from .advice.recommend import Recommendation, recommend  # registers the default solver
+from .advice.recommend import recommend  # registers the default solver
 from .advice.retrain import Retrained, retrain
 from .blocks import LISA, AllBlocks, Cyclic
 from .hypergradients.adjoint import AdjointMethod

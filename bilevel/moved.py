@@ -39,6 +39,7 @@ NAMES = {  # of modules that were taken apart, and new names
     "bilevel.joint.Penalised": "bilevel.reformulations.joint_penalty:JointPenalty",
     "bilevel.lower_value.Value": "bilevel.lower.regularised_value:RegularisedValue",
     "bilevel.surrogate.solve": "bilevel.reformulations.nested_penalty:inner_minimum",
+    "bilevel.recommend.Recommendation": "constrained.core.choice",
     "bilevel.value.Value": "bilevel.reformulations.differentiable_value:DifferentiableValue",
     "bilevel.fixed_point.gmres": "constrained.linear.gmres",
     "bilevel.hypergradient.SUPPORTS": "bilevel.hypergradients.adjoint",

@@ -20,6 +20,7 @@ from constrained.core.variables import calling, checked_start, module_of, module
 from constrained.core.vec import Vec
 from constrained.sets import ConvexSet, Everywhere, expect_set
 
+from .advice.diagnosis import Diagnosis
 from .certificates import derivatives, residuals
 from .certificates.lower_gap import lower_gap
 from .hypergradients.adjoint import SUPPORTS
@@ -237,7 +238,7 @@ class BilevelProblem(Problem):
         oracle, x, y, _ = self.read(start or Point(None, None))
         return derivatives.check(oracle, x, y)
 
-    def diagnose(self, start: Point | None = None) -> Any:
+    def diagnose(self, start: Point | None = None) -> Diagnosis:
         """A page on the problem at the start, or at a given point: `print(problem.diagnose())`. See `Diagnosis`."""
         self.require("diagnose", ~Feature.LIVE)
         return diagnosed(self, start)

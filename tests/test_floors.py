@@ -39,7 +39,9 @@ bilevel.moved bilevel.oracle bilevel.mixture bilevel.blocks
 bilevel.single_loop bilevel.lower
 bilevel.hypergradients
 bilevel.reformulations bilevel.certificates
-bilevel.problem bilevel.solvers bilevel.extend
+bilevel.solvers
+bilevel.advice.diagnosis
+bilevel.problem bilevel.extend
 bilevel.advice bilevel.lm
 bilevel
 problems.moved problems.instance problems.arguments

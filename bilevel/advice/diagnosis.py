@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from constrained.core.choice import Recommendation
 from constrained.core.derivatives.counts import Count
 from constrained.core.derivatives.finite_differences import Report
 from constrained.core.solver import Solver
@@ -14,7 +15,6 @@ from constrained.core.vec import Tree
 from constrained.descent import DescentStatus
 
 from .. import solvers
-from .recommend import Recommendation
 
 NEAR = 1e-3  # times 1 + max |y|: how near a change of face counts
 ILL, APART = 1e6, 1e6  # condition and ratio of scales that are worth a word

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from constrained.core.auto import Auto
+from constrained.core.choice import Recommendation, default_solver
 from constrained.core.errors import Unsuitable
-from constrained.core.run import default_solver
 from constrained.core.solver import Solver
 from constrained.core.status import Feature
 from constrained.sets.tangent import has_tangent
@@ -19,17 +17,6 @@ from ..solvers.lv_hba import LVHBA
 from ..solvers.penalty import Penalty
 from ..solvers.penalty_sgd import PenaltySGD
 from ..solvers.scalebio import ScaleBiO
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """`solver`, and the `reasons` for it as sentences."""
-
-    solver: Solver
-    reasons: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return "\n".join([repr(self.solver), *(f"  {reason}" for reason in self.reasons)])
 
 
 def recommend(problem: BilevelProblem) -> Recommendation:

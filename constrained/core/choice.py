@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,17 @@ from .options import NonNegative
 from .problem import Point, Problem
 from .solver import Solver
 from .status import Feature
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """`solver`, and the `reasons` for it as sentences."""
+
+    solver: Solver
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([repr(self.solver), *(f"  {reason}" for reason in self.reasons)])
 
 
 @functools.singledispatch

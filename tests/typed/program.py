@@ -81,6 +81,7 @@ def solved(folder: Path) -> dict[str, float]:
         print(event.k, event.status.name, event.calls.gradients, event.answer.x)
     gradient = assert_type(bilevel.hypergradient(problem, torch.ones(2, dtype=torch.float64)), bilevel.Hypergradient)
     print(gradient.value, gradient.status.name, bilevel.recommend(problem).reasons, problem.check().ok)
+    print(assert_type(problem.diagnose().findings, tuple[str, ...]))
     return found
 
 
