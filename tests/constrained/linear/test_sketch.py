@@ -1,4 +1,4 @@
-"""Sketches: finite termination, memory, the paper's literal steps, the counts of methods/sketched_newton.md."""
+"""Sketches: finite termination, memory, the paper's literal steps, the counts of a prototype."""
 
 import math
 
@@ -238,7 +238,7 @@ def products(method, K, b, tol, **more):
     [(8, 1e-2, 195, 50, 40, 4), (8, 1e-8, 195, 342, 96, 4), (20, 1e-2, 845, 86, 49, 4), (20, 1e-8, 1219, 1882, 514, 4)],
 )
 def test_products_on_the_pde_systems(N, tol, progressive, residual, minres, preconditioned):
-    """methods/sketched_newton.md 4.1, with b = K z, z normal: exactly for the progressive sketch, within the draws for others."""
+    """What a prototype took, with b = K z, z normal: exactly for the progressive sketch, within the draws for others."""
     K, _, inverse = pde(N)
     b = K @ normal(K.shape[0], 5)
     assert products(Sketch(block=64), K, b, tol) == progressive

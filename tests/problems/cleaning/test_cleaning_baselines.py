@@ -1,4 +1,4 @@
-"""Training and judging: against autograd, against scikit-learn, and against the figures of the method notes."""
+"""Training and judging: against autograd, against scikit-learn, and against the figures of a prototype."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_baselines_have_distinct_names_and_ranges(seeds):
     assert (clean.f1, clean.auc, clean.accuracy) == (None, None, None)
 
 
-def test_figures_of_the_method_notes(seeds):
+def test_figures_of_the_prototype(seeds):
     """Means over seeds, as measured beforehand by other code."""
     expected = {
         "no cleaning": (None, 0.830, 0.899),
