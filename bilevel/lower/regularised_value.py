@@ -1,10 +1,10 @@
 """The regularised value of a constrained lower level, and the gap that vanishes exactly at its solutions.
 
-    v(x, y, z) = min over th in Y, max over la in Z of  g(x, th) + la'c(x, th) + |th - y|^2 / (2 gamma1) - |la - z|^2 / (2 gamma2)
+    v(x, y, z) = min over th in Y, max over la in Z of  g(x, th) + la'h(x, th) + |th - y|^2 / (2 gamma1) - |la - z|^2 / (2 gamma2)
     v_x = g_x(x, th) + J_x(x, th)'la,     v_y = (y - th) / gamma1,     v_z = (la - z) / gamma2     at the saddle (th, la)
 
-with c the constraints, equalities first, and Z = [-r, r] for these, [0, r] for inequalities. The maximiser over la is
-la = P_Z(z + gamma2 c(x, th)), so that the saddle is one smooth strongly convex minimisation over th: of an augmented Lagrangian.
+with h the constraints, equalities first, and Z = [-r, r] for these, [0, r] for inequalities. The maximiser over la is
+la = P_Z(z + gamma2 h(x, th)), so that the saddle is one smooth strongly convex minimisation over th: of an augmented Lagrangian.
 g - v >= 0 where (x, y) satisfies the constraints, and = 0 iff y solves the lower level with multipliers z.
 
 Source: arXiv 2401.16164, section 2; the elimination of la is the proximal method of multipliers (Rockafellar 1976).
@@ -40,7 +40,7 @@ class Saddle:
 class RegularisedValue:
     """v = lagrangian + rest with its gradients; the saddle; |th - P_Y(th - L_th)|; why the minimisation ended."""
 
-    lagrangian: float  # g + la'c at (x, th)
+    lagrangian: float  # g + la'h at (x, th)
     rest: float
     lagrangian_y: Vec  # its gradient in th
     x: Vec
@@ -68,11 +68,11 @@ def lower_value(
 
     def lagrangian(th: Vec) -> tuple[float, Vec]:
         value, (g_x, g_y) = oracle.g.gradient((x, th), wrt=(0, 1))
-        c = rows.value(x, th)
-        la = rows.clipped(z + gamma2 * c)
+        h = rows.value(x, th)
+        la = rows.clipped(z + gamma2 * h)
         a_x, a_y = rows.vjp(x, th, la)
         apart, moved = th - y, la - z
-        plain, own_y = float(value) + float(la @ c), g_y + a_y
+        plain, own_y = float(value) + float(la @ h), g_y + a_y
         rest = float(apart @ apart) / (2 * gamma1) - float(moved @ moved) / (2 * gamma2)
         last["call"] = th, g_x + a_x, own_y, la, plain, rest
         return plain + rest, own_y.add(apart, 1 / gamma1)

@@ -49,7 +49,7 @@ def penalised_gap(
     lower, (g_x, g_y) = oracle.g.gradient((x, y), wrt=(0, 1))
     v = lower_value(oracle, rows, gammas, method, at, start, tol, max_steps)
     weight, small = c / max(c, 1.0), 1 / max(c, 1.0)
-    # l = g + la'c at y minus the same at th: two large numbers, of which c times the difference counts. Where that is
+    # l = g + la'h at y minus the same at th: two large numbers, of which c times the difference counts. Where that is
     # round-off, the trapezoid rule along y - th is exact to third order and keeps its digits. Rounding of c is no violation.
     la, eps = v.multipliers, torch.finfo(y.dtype).eps
     values = rows.value(x, y)

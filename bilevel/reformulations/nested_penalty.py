@@ -88,6 +88,7 @@ class NestedPenalty(Reformulation):
         return self.found
 
     def at(self, x: Vec, tol: float) -> tuple[float, Vec]:
+        """psi~ and its gradient, with z and one y_sigma for each term found to a residual tol."""
         z = inner_minimum(self.oracle, self.method, x, self.inner[0], tol, self.max_inner)
         value, grad, solved = 0.0, None, [z]
         for (weight, sigma), start in zip(self.terms, self.inner[1:]):

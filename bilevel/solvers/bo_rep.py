@@ -9,8 +9,8 @@ Reformulation
     between two steps: y may be renewed every I steps only, inside a ball that is known in advance.
 
 Algorithm (step k)
-    before the first step: y <- Epoch-SGD, epochs e = 0 .. E - 1 of 2^e T steps of (1) with gamma / 2^e, each in the ball of
-    radius r / 2^(e/2) around its start and ending at the average of its points
+    (0) before the first step: y <- Epoch-SGD, epochs e = 0 .. E - 1 of 2^e T steps of (1) with gamma / 2^e, each in the ball of
+        radius r / 2^(e/2) around its start and ending at the average of its points
     (1) every I steps, not at k = 0: c = y, then N times  y <- P_{|y - c| <= R}(y - gamma g_y(x, y; zeta));  y <- their average
     (2) v <- v - nu (g_yy(x, y; zeta) v - f_y(x, y; xi))                                   one Hessian-vector product
     (3) m <- beta m + (1 - beta) (f_x(x, y; xi) - g_xy(x, y; zeta) v)                      with the new v, from v = m = 0
@@ -19,7 +19,8 @@ Algorithm (step k)
 
 Notation
     v = the paper's z, which is a lower copy elsewhere in this library. I, N, R = period, inner, radius; E, T, r = epochs,
-    epoch_steps, epoch_radius; c = the y before.
+    epoch_steps, epoch_radius; c = the y before. `here` is g at (x, y; zeta): here.yy(v) = g_yy v, here.xy(v) = g_xy v; `there`
+    the same on a batch of its own (`independent`).
 
 References
     arXiv 2401.09587, Algorithms 1 to 3: `paper()`. Its published code has no Epoch-SGD, no balls and no averages, and adds up
@@ -120,7 +121,7 @@ class BORep(SingleLoop[BORepState]):
         gamma = step_size(self.gamma, 0, 0.5 / L)
         for e in range(self.epochs):
             steps, radius = 2**e * self.epoch_steps, self.epoch_radius and self.epoch_radius / 2 ** (e / 2)
-            y = self._lower(oracle, x, y, gamma / 2**e, steps, radius, n)
+            y = self._lower(oracle, x, y, gamma / 2**e, steps, radius, n)  # (0)
             n += steps
         return BORepState(
             k=0,
@@ -149,7 +150,7 @@ class BORep(SingleLoop[BORepState]):
         upper, (f_x, f_y) = f.gradient((x, y), xi, (0, 1))
         here = there = g.at(x, y, zeta)
         n += 1
-        if self.independent:
+        if self.independent:  # for (3)
             f_x, there, n = f.grad_x(x, y, f.draw(2 * k + 1)), g.at(x, y, g.draw(n)), n + 1
         r = here.yy(v) - f_y
         v = v - r * nu  # (2)
@@ -166,11 +167,11 @@ class BORep(SingleLoop[BORepState]):
         return status if status.done else grown(state.scale + float(state.steepest), state.v)
 
     def _lower(self, oracle: BilevelOracle, x: Vec, c: Vec, gamma: float, steps: int, radius: float | None, n: int) -> Vec:
-        """The average of `steps` stochastic gradient steps on g from c, inside the ball around c."""
+        """(1): the average of `steps` stochastic gradient steps on g from c, inside the ball around c."""
         g, y, mean = oracle.g, c, c
         for t in range(steps):
             y = y.add(g.grad_y(x, y, g.draw(n + t)), -gamma)
             if radius is not None:
-                y = c + (y - c) * (radius / (y - c).norm().clamp(min=radius))
+                y = c + (y - c) * (radius / (y - c).norm().clamp(min=radius))  # the ball
             mean = mean.lerp(y, 1 / (t + 1))
         return mean

@@ -11,12 +11,14 @@ Algorithm (step k)
     for t = 0 .. T - 1
         (1) z <- P_Y(z - gamma_k g_y(x, z; zeta))
         (2) y <- P_Y(y - alpha_k (f_y(x, y; xi) + lam_k g_y(x, y; zeta)))
-    (3) x <- P_X(x - ratio alpha_k (f_x(x, y; xi) + lam_k (g_x(x, y; zeta) - g_x(x, z; zeta))))
+    (3) x <- P_X(x - ratio alpha_k (f_x(x, y; xi) + lam_k (g_x(x, y; zeta) - g_x(x, z; zeta))))     with the last pass's y, z, xi
+        and zeta, y and z as they were before their steps
     (4) lam_{k+1} = lam_k + delta_k
     (5) x averaged over the last half;  answer: (that average, z)
 
 Notation
-    ratio = the paper's xi, which is a batch here; lam = 1 / sigma of the other penalty methods.
+    ratio = the paper's xi, which is a batch here; T = inner; lam = 1 / sigma of the other penalty methods. g_xz, g_z = g_x, g_y
+    at z; g_x, g_y those at y.
 
 References
     arXiv 2301.10945. Deviations: (3) takes the x-gradients of the last pass of (1) and (2), before their updates, so that one
@@ -119,7 +121,7 @@ class F2SA(AveragedLoop[F2SAState]):
             y = Y.project(y.add_(f_y, -alpha).add_(g_y, -alpha * lam))  # (2)
             del f_y, g_y
             if last:
-                d = f_x[0] + (g_x[0] - g_xz[0]) * lam
+                d = f_x[0] + (g_x[0] - g_xz[0]) * lam  # (3)
         x = X.project(x.add(d, -self.ratio * alpha))  # (3)
         lam = lam + at(self.delta, k)  # (4)
         return replace(state, k=k + 1, x=x, y=y, z=z, lam=lam, average=state.average.add(x), upper=upper, lower=lower)  # (5)

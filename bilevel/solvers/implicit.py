@@ -8,14 +8,20 @@ Reformulation
 
 Algorithm (one outer step)
     (1) for each trial x:  y <- argmin over Y of g(x, .), from the last y, to |y - P_Y(y - g_y)| <= theta min(1, R) / gain
-                           v <- solution of g_yy v = f_y, from the last v, to a residual theta min(1, R) / 10
+                           v <- solution of g_yy v = f_y, from the last v, to a residual of a tenth of that
                            Phi = f(x, y) - v'g_y,  grad Phi = f_x - g_xy v
     (2) x <- one step of the outer method on Phi (L-BFGS; projected on a set X), R = |x - P_X(x - grad Phi)|
-    (3) where the line search fails or R no longer falls: theta <- theta / 10, then 1e-6 theta, and Phi is evaluated again
+    (3) where the line search fails or R no longer falls: theta <- theta / 10, the second time 1e-6 of the first theta, and Phi is
+        evaluated again; the run ends the third time, or where that changes grad Phi by no more than R / 1000
     (4) stop if R <= tol
 
+Where it stands
+    (1) `Hyperobjective` in reformulations/hyperobjective.py, v `differentiate` in hypergradients/adjoint.py; (2) and the tests
+    of (3) `descended` in reformulations/continuation.py, the rest here
+
 Notation
-    f upper, g lower, theta the inner accuracy, gain >= 1 the change of grad Phi that a unit of |g_y| makes, as measured.
+    f upper, g lower, theta the inner accuracy, gain the change of grad Phi that a unit of |g_y| makes, as measured, 1 at least;
+    R in (1) the smallest seen (`best`). In the state response = (y, v) with what their methods remember.
 
 References
     Pedregosa: Hyperparameter optimization with approximate gradient, arXiv 1602.02355. There the accuracies are a sequence fixed
@@ -124,23 +130,25 @@ class Implicit(Continuation[ImplicitState, Hyperobjective]):
         return self.refreshed(oracle, blank)
 
     def enough(self, s: ImplicitState) -> float:
-        """There is one stage (4)."""
+        """(4): there is one stage."""
         return self.tolerance
 
     def next_stage(self, oracle: BilevelOracle, s: ImplicitState) -> ImplicitState:
-        return replace(s, outcome=Status.CONVERGED)
+        return replace(s, outcome=Status.CONVERGED)  # (4)
 
     def counted(self, before: ImplicitState, after: ImplicitState) -> ImplicitState:
+        """(3): steps since R last fell; where x stays, each counts for several."""
         if after.residual < 0.9 * before.best:
             return replace(after, stale=0)
         still = float((after.x - before.x).norm()) <= STILL * (1.0 + float(before.x.norm()))
         return replace(after, stale=before.stale + (self.patience // 5 if still else 1))
 
     def tighter(self, theta: float) -> float:
-        """(3)"""
+        """(3): the next theta."""
         return 0.1 * theta if theta == self.theta else self.tightest * self.theta
 
     def helped(self, before: ImplicitState, after: ImplicitState) -> bool:
+        """(3): grad Phi changed enough."""
         change = float((after.outer.gradient - before.outer.gradient).norm())
         return change > BLAMED * before.outer.residual or after.outcome is not Status.RUNNING
 
@@ -159,7 +167,7 @@ class Implicit(Continuation[ImplicitState, Hyperobjective]):
 
     # -- the stage --------------------------------------------------------------------------------------------------------
     def objective(self, oracle: BilevelOracle, s: ImplicitState) -> Hyperobjective:
-        """Phi, solved inside to theta (1)."""
+        """(1): Phi, solved inside to theta."""
         lower = self.lower.for_set(oracle.Y)
         return Hyperobjective(oracle, lower, self.inverse, s.response, s.theta, s.best, s.gain, self.max_inner)
 

@@ -16,13 +16,16 @@ Algorithm 1, KwonDoubleLoop (step k; T inner steps, M batches)
     (3) x <- P_X(x - alpha mean over M batches of [f_x(x, w_y) + (g_x(x, w_y) - g_x(x, w_z)) / s])
 
 Algorithm 2, KwonSingleLoop (step k)
-    (1), (2), (3) with T = M = 1 and each of the six gradients replaced by its estimate d
+    (1), (2), (3) with T = M = 1, (1) and (3) both at the old (x, w_y, w_z), each of the six gradients replaced by its estimate d
     (4) d <- G(new; b) + (1 - eta) (d - G(old; b))      STORM: b is one fresh batch, the same at the new and the old point
 
-Both: x averaged over the last half;  answer: (that average, w_z).
+Both
+    (5) x averaged over the last half;  answer: (that average, w_z)
 
 Notation
     s = sigma; w_y, w_z are the copies, y and z their centres; G any of f_x, f_y at w_y, g_x, g_y at w_y, g_x, g_y at w_z.
+    h = s f + g: h_x and h_y are its gradients at w_y. In Algorithm 2 u, v_y, v_z are the new x, w_y, w_z; g_xz and g_z the
+    estimates of g_x and g_y at w_z.
 
 References
     arXiv 2309.01753, Algorithms 1 and 2. Deviations: both copies see the same zeta, so that its noise cancels in (3); the average
@@ -131,7 +134,7 @@ class KwonDoubleLoop(AveragedLoop[DoubleLoopState]):
             xi, zeta = f.draw(m), g.draw(m)
             (upper, _), (h_x,) = oracle.penalised(sigma, x, w_y, xi, zeta, wrt=(0,))
             lower, (g_x,) = g.gradient((x, w_z), zeta, (0,))
-            d = d + (h_x - g_x) / (sigma * M)
+            d = d + (h_x - g_x) / (sigma * M)  # (3)
         x = X.project(x - d * alpha)  # (3)
         return replace(
             state,
@@ -142,7 +145,7 @@ class KwonDoubleLoop(AveragedLoop[DoubleLoopState]):
             w_z=w_z,
             y=y,
             z=z,
-            average=state.average.add(x),
+            average=state.average.add(x),  # (5)
             upper=upper,
             lower=lower,
         )
@@ -246,7 +249,7 @@ class KwonSingleLoop(AveragedLoop[SingleLoopState]):
             f_y=at_f,
             g_y=at_y,
             g_z=at_z,
-            average=state.average.add(u),
+            average=state.average.add(u),  # (5)
             upper=upper,
             lower=lower,
         )

@@ -1,27 +1,34 @@
 """LVHBA: the value-function penalty method for lower levels with coupled constraints, after Yao, Yu, Zeng and Zhang (2024).
 
 Problem
-    min over x in X of f(x, y), y in argmin { g(x, y) : y in Y, c(x, y) = 0 or <= 0 };  C = {(x, y) in X x Y : constraints}
+    min over x in X of f(x, y), y in argmin { g(x, y) : y in Y, h(x, y) = 0 or <= 0 };  C = {(x, y) in X x Y : constraints}
     convex, g convex in y, with multipliers at its solutions.
 
 Reformulation
-    v(x, y, z) = min over th in Y, max over la in Z of g(x, th) + la'c(x, th) + |th - y|^2 / (2 gamma1) - |la - z|^2 / (2 gamma2),
+    v(x, y, z) = min over th in Y, max over la in Z of g(x, th) + la'h(x, th) + |th - y|^2 / (2 gamma1) - |la - z|^2 / (2 gamma2),
     Z = [0, r] (inequalities), [-r, r] (equalities). On C x Z:  g - v >= 0, and = 0 iff y in S(x) and z are its multipliers.
     The bilevel problem is  min f + c (g - v) over C x Z  as c -> infinity, with error O(1/c); grad v needs no Hessian.
 
-Algorithm 1, LVHBA (tuning-free; c starts at 1, rows of the constraints normalised)
-    (1) th, la <- the saddle at (x, y, z): la = P_Z(z + gamma2 c(x, th)), th by an inner minimisation, warm-started, to a
-        residual theta min(1, R / c)
-    (2) (x, y, z) <- one step on phi = (f + c (g - v)) / max(c, 1) over C x Z: L-BFGS along the faces of the set
-        (`face_lbfgs.py`), in the plane where C is affine; where its line search fails, theta <- theta / 10
-    (3) when R = max(c, 1) |w - P(w - grad phi)| <= max(tol, 4 / c^2) / 20:  extrapolate w = (x, y, z) over the last three c
-        to 1/c = 0;  b = the change of that since the last c
-    (4) stop if b <= 10 tol; where already 2 (g - v) <= (tol / 10)^2, w needs no extrapolation: stay at c until R <= tol / 20;
-        else c <- 10 c
-    answer: the extrapolated x, and the lower solution reached from the extrapolated (y, z) by the proximal method of multipliers
+Algorithm (tuning-free; c starts at 1, rows of the constraints normalised)
+    (1) for each trial (x, y, z): th, la <- the saddle there: la = P_Z(z + gamma2 h(x, th)), th by an inner minimisation,
+        warm-started, to a residual theta min(1, R) / max(c, 1)
+    (2) w = (x, y, z) <- one step on phi = (f + c (g - v)) / max(c, 1) over C x Z: L-BFGS along the faces of the set
+        (`face_lbfgs.py`), in the plane where C is affine; where its line search fails or R no longer falls, theta <- theta / 10
+    (3) when R = max(c, 1) |w - P(w - grad phi)| <= max(tol, 4 / c^2) / 20:  w_e <- the parabola in 1/c through the last three
+        such w, at 0, or w itself where 2 |g - v| <= (tol / 10)^2;  b = the change of its (x, y) since the last c
+    (4) where b <= 10 tol, or 2 |g - v| <= (tol / 10)^2: stay at c until R <= tol / 20, then stop;
+        else c <- 10 c, and from c = 100 on w <- P(the line through the last two w, at the new 1/c); the run ends where c would
+        pass `largest`, or where b has grown at c >= 1e4, as round-off does
+    answer: x_e, and the lower solution reached from (y_e, z_e) by the proximal method of multipliers
+
+Where it stands
+    (1) `lower_value` in lower/regularised_value.py, called by phi, `LagrangianGap` in reformulations/lagrangian_gap.py;
+    (2) `descended` in reformulations/continuation.py, parabola and line `Path` in reformulations/extrapolation.py, the rest here
 
 Notation
-    f upper, g lower, c the constraints and (with a value) their penalty weight, z = multipliers (lambda's copy in the paper).
+    f upper, g lower, h both kinds of constraints, c the penalty weight, z = multipliers (lambda's copy in the paper), P on C x Z,
+    R in (1) the smallest one at this c (`best`), theta the inner accuracy. In the state guess = w_e = (x_e, y_e, z_e), bias = b,
+    gap = g - v, and th is `saddle.theta`.
 
 References
     Yao, Yu, Zeng, Zhang: Constrained bi-level optimization: proximal Lagrangian value function approach and Hessian-free
@@ -148,7 +155,7 @@ class LVHBA(Continuation[LVHBAState, LagrangianGap]):
         return self.refreshed(oracle, blank)
 
     def enough(self, s: LVHBAState) -> float:
-        """(3)"""
+        """(3), (4): R at which w is extrapolated."""
         last = s.bias <= SURE * self.tolerance or self._closed(s)
         return 0.05 * (self.tolerance if last else max(self.tolerance, 4.0 / s.c**2))
 
@@ -165,9 +172,9 @@ class LVHBA(Continuation[LVHBAState, LagrangianGap]):
         new = replace(s, guess=guess, bias=bias)
         if bias <= SURE * self.tolerance or self._closed(s):  # (4)
             return replace(new, outcome=Status.CONVERGED) if spent or s.residual <= self.enough(new) else new
-        if s.c * GROWTH > self.largest or (bias > s.bias and s.c >= 1e4):  # round-off times c: the stage before was better
+        if s.c * GROWTH > self.largest or (bias > s.bias and s.c >= 1e4):  # (4): round-off times c: the stage before was better
             return replace(new, guess=s.guess if bias > s.bias else guess, outcome=Status.PRECISION)
-        ahead = CoupledWithMultipliers(set).project(path.ahead_by_line() if s.c >= 100 else w)
+        ahead = CoupledWithMultipliers(set).project(path.ahead_by_line() if s.c >= 100 else w)  # (4)
         outer = replace(s.outer, x=ahead)
         later = replace(new, outer=outer, c=GROWTH * s.c, path=path, theta=self.theta, stale=0, best=math.inf)
         return self.refreshed(oracle, later)
@@ -193,7 +200,7 @@ class LVHBA(Continuation[LVHBAState, LagrangianGap]):
 
     # -- the stage --------------------------------------------------------------------------------------------------------
     def objective(self, oracle: BilevelOracle, s: LVHBAState) -> LagrangianGap:
-        """phi at s.c (1)."""
+        """(1): phi at s.c."""
         gammas, inner = (self.gamma1, self.gamma2), self.inner.for_set(oracle.Y)
         return LagrangianGap(oracle, self._coupled(oracle), gammas, inner, s.saddle, s.c, s.theta, s.best, self.max_inner)
 

@@ -14,10 +14,13 @@ Algorithm 1 (step k, c_k = c(k))
     (2) d_x = f_x / c_k + g_x(x, y) - g_x(x, th+) - J_x(x, th+)'la+
         d_y = f_y / c_k + g_y(x, y) - (y - th+) / gamma1,      d_z = -(la+ - z) / gamma2
     (3) (x, y) <- P_C((x, y) - alpha (d_x, d_y)),      z <- P_Z(z - beta d_z)
+    (4) stop where c_k >= 1 / tol and what each moved over its step, max(c_k, 1) |(x, y)+ - (x, y)| / alpha, |z+ - z| / beta and
+        |(th, la)+ - (th, la)| / eta, is <= tol / 10
     answer: x, and the lower solution reached from (y, z)
 
 Notation
-    f upper, g lower, h both kinds of constraints; F, f, g of the paper.
+    f upper, g lower, h both kinds of constraints; F, f, g of the paper. th = theta in the state, J the Jacobian of h; of `rows`:
+    value = h, vjp = (J_x'la, J_y'la), clipped = P_Z. t_th and t_la are the directions of (1).
 
 References
     Yao, Yu, Zeng, Zhang: ICLR 2024, arXiv 2401.16164, Algorithm 1. Deviations: the constraints' rows are normalised
@@ -151,12 +154,12 @@ class LVHBASingleLoop(Solver[BilevelOracle, LVHBASingleLoopState]):
         value, (v_x,) = g.gradient((x, new_th), wrt=(0,))
         v_x = v_x + rows.vjp(x, new_th, new_la)[0]
         d_x = f_x / c + g_x - v_x  # (2)
-        d_y = f_y / c + g_y - (y - new_th) / self.gamma1
-        d_z = -(new_la - z) / self.gamma2
+        d_y = f_y / c + g_y - (y - new_th) / self.gamma1  # (2)
+        d_z = -(new_la - z) / self.gamma2  # (2)
 
         old = join(x, y)
         new = set.C.project(Vec.of(old - alpha * join(d_x, d_y))).leaves[0]  # (3)
-        new_z = rows.clipped(z - beta * d_z)
+        new_z = rows.clipped(z - beta * d_z)  # (3)
         moved = max(
             max(c, 1.0) * float((new - old).double().norm()) / alpha,
             float((new_z - z).norm()) / beta,
@@ -179,7 +182,7 @@ class LVHBASingleLoop(Solver[BilevelOracle, LVHBASingleLoopState]):
         )
 
     def terminate(self, oracle: BilevelOracle, state: LVHBASingleLoopState) -> Status:
-        if state.moved <= 0.1 * self.tolerance and at(self.c, state.k) >= 1 / self.tolerance:
+        if state.moved <= 0.1 * self.tolerance and at(self.c, state.k) >= 1 / self.tolerance:  # (4)
             return Status.CONVERGED
         return grown(state.scale, state.x, state.y, state.theta)
 
@@ -203,7 +206,7 @@ class LVHBASingleLoop(Solver[BilevelOracle, LVHBASingleLoopState]):
     def _operator(
         self, oracle: BilevelOracle, rows: LowerConstraints, x: Vec, y: Vec, z: Tensor, th: Vec, la: Tensor
     ) -> tuple[Vec, Tensor]:
-        """T(th, la): the gradient in th and minus the one in la of the regularised Lagrangian."""
+        """(1): T(th, la), the gradient in th and minus the one in la of the regularised Lagrangian."""
         g_y = oracle.g.grad_y(x, th) + rows.vjp(x, th, la)[1]
         return g_y + (th - y) / self.gamma1, (la - z) / self.gamma2 - rows.value(x, th)
 

@@ -9,17 +9,24 @@ Reformulation
     p = |g_y|^2 / 2 (GPBGD). A minimiser u = (x, y) of F is O(1 / gamma) away from a solution.
 
 Algorithm (tuning-free form; gamma starts at 1)
-    (1) VPBGD, for each trial u: z <- minimiser of g(x, .), from the last z, to a residual theta R / gamma
-    (2) u <- one step of the outer method on F / max(gamma, 1) over X x Y (L-BFGS; projected on sets); if its line search fails,
-        theta <- theta / 10
-    (3) when R = |u - P(u - grad F)| <= max(tol / 3, min(0.05 / gamma, 5 / gamma^2)):  u_e <- the parabola in 1 / gamma through
-        the last three such u, at 0
-    (4) where u_e has settled: stop if |x_e - P_X(x_e - grad Phi)| <= 0.8 tol at y_e, solved to the end
-    (5) gamma <- 10 gamma, and u <- the same parabola at 1 / gamma
+    (1) VPBGD, for each trial u: z <- minimiser of g(x, .), from the last z, to a residual theta min(1, r)
+    (2) u <- one step of the outer method on F / max(gamma, 1) over X x Y (L-BFGS; projected on sets); where its line search fails
+        or neither r nor F falls any more, theta <- theta / 10
+    (3) when R = |u - P(u - grad F)| <= max(tol / 3, min(0.05 / gamma, 5 / gamma^2)):  u_e <- P(the parabola in 1 / gamma through
+        the last three such u, at 0)
+    (4) where u_e has settled (the third u moved it by at most 30 tol (1 + |u|)): stop if |x_e - P_X(x_e - grad Phi)| <= 0.8 tol,
+        grad Phi at the lower solution next to y_e: by 2 psi_s - psi_2s, s small (VPBGD), or by the adjoint (GPBGD)
+    (5) gamma <- 10 gamma, and u <- P(the same parabola at 1 / gamma); beyond LARGEST the run ends
     answer: (x_e, the lower solution reached by minimising g(x_e, .) from y_e)
 
+Where it stands
+    (1) `ValueGap` in reformulations/joint_penalty.py, (2) `descended` in reformulations/continuation.py, the parabola `Path` in
+    reformulations/extrapolation.py, psi_s `NestedPenalty` in reformulations/nested_penalty.py, the rest here
+
 Notation
-    f upper, g lower, gamma the penalty (Kwon's 1 / sigma), z the paper's omega, R the residual of F, theta the inner accuracy.
+    f upper, g lower, gamma the penalty (Kwon's 1 / sigma), z the paper's omega, P on X x Y, R the residual of F and r that of
+    F / max(gamma, 1), in (1) the smallest one at this gamma (`best`), theta the inner accuracy; Phi(x) = f at the lower solution.
+    In the state found = u_e, reached = |x_e - P_X(x_e - grad Phi)|.
 
 GPBGD can end at a point where g_y lies in the null space of g_yy and is not zero: such a run ends as LOWER_UNSOLVED, and its y is
 the point that it stuck at.
@@ -107,7 +114,7 @@ class JointContinuation(Continuation[PBGDState, JointPenalty]):
         return self.refreshed(oracle, blank)
 
     def enough(self, s: PBGDState) -> float:
-        """(3)"""
+        """(3): R at which the stage ends."""
         return max(self.tolerance / 3, min(0.05 / s.gamma, 5 / s.gamma**2))
 
     def counted(self, before: PBGDState, after: PBGDState) -> PBGDState:
@@ -124,14 +131,14 @@ class JointContinuation(Continuation[PBGDState, JointPenalty]):
         u, U = s.outer.x, joint_set(oracle)
         path = s.path.then(u)
         new = replace(s, path=path, found=U.project(path.limit()))  # (3)
-        if path.stages > 2 and float(path.bend.norm()) <= SETTLED * self.tolerance * (1.0 + float(u.norm())):
-            new = replace(new, reached=self.reached(oracle, new))  # (4)
+        if path.stages > 2 and float(path.bend.norm()) <= SETTLED * self.tolerance * (1.0 + float(u.norm())):  # (4)
+            new = replace(new, reached=self.reached(oracle, new))
             if new.reached <= 0.8 * self.tolerance:
                 return replace(new, outcome=Status.CONVERGED)
         gamma = GROWTH * s.gamma  # (5)
         if gamma > min(LARGEST, torch.finfo(u.dtype).eps ** -0.5):
             return replace(new, outcome=self.ended(oracle, new))
-        outer = replace(s.outer, x=U.project(path.ahead()))
+        outer = replace(s.outer, x=U.project(path.ahead()))  # (5)
         inf = math.inf
         return self.refreshed(oracle, replace(new, gamma=gamma, theta=self.theta, best=inf, low=inf, stale=0, outer=outer))
 
@@ -158,7 +165,7 @@ class JointContinuation(Continuation[PBGDState, JointPenalty]):
 
     @abstractmethod
     def reached(self, oracle: BilevelOracle, s: PBGDState) -> float:
-        """|x_e - P_X(x_e - grad Phi(x_e))|, estimated; infinite where y_e solves no lower level."""
+        """(4): |x_e - P_X(x_e - grad Phi(x_e))|, estimated; infinite where y_e solves no lower level."""
 
     def ended(self, oracle: BilevelOracle, s: PBGDState) -> Status:
         """The verdict where gamma may not grow further."""
@@ -200,6 +207,7 @@ class VPBGD(JointContinuation):
     max_inner: Steps = 10_000
 
     def objective(self, oracle: BilevelOracle, s: PBGDState) -> ValueGap:
+        """(1): F / max(gamma, 1), p = g - v."""
         return ValueGap(oracle, s.gamma, s.best, self.inner.for_set(oracle.Y), s.z, s.theta, self.max_inner)
 
     def reached(self, oracle: BilevelOracle, s: PBGDState) -> float:
@@ -244,6 +252,7 @@ class GPBGD(JointContinuation):
     max_outer: Steps = 10_000
 
     def objective(self, oracle: BilevelOracle, s: PBGDState) -> GradientNorm:
+        """F / max(gamma, 1), p = |g_y|^2 / 2."""
         return GradientNorm(oracle, s.gamma, s.best)
 
     def reached(self, oracle: BilevelOracle, s: PBGDState) -> float:

@@ -10,10 +10,11 @@ Reformulation
 Algorithm (step k)
     (1) V-PBGD, T times: z <- P_Y(z - beta g_y(x, z))
     (2) u <- P(u - alpha grad F(u)), u = (x, y), P on X x Y; in V-PBGD with g_x(x, z) for the gradient of v
-    (3) stop if |u - P(u - alpha grad F)| / alpha <= tol
+    (3) stop if |u - P(u - alpha grad F)| / alpha <= tol, of the step made
+    answer: (x, z) in V-PBGD, (x, y) in G-PBGD
 
 Notation
-    f upper, g lower, gamma the penalty, z the paper's omega, T = `inner`.
+    f upper, g lower, gamma the penalty, alpha and beta the steps, z the paper's omega, T = `inner`; h = grad F.
 
 References
     Shen, Chen: On penalty-based bilevel gradient descent method, arXiv 2302.05185. Deviations: z is kept from step to step, as in
@@ -76,7 +77,7 @@ class FixedStep(Solver[BilevelOracle, FixedStepState]):
     def step(self, oracle: BilevelOracle, state: FixedStepState) -> FixedStepState:
         k, u, U = state.k, joint(state.x, state.y), joint_set(oracle)
         alpha = at(self.alpha, k)
-        z, h, f, p = self._gradient(oracle, state, at(self.gamma, k))  # (1)
+        z, h, f, p = self._gradient(oracle, state, at(self.gamma, k))  # (1), and grad F of (2)
         new = U.project(u - h * alpha)  # (2)
         (x, y), moved = new.tree(), float((new - u).norm()) / alpha
         return FixedStepState(k + 1, x, y, z, moved, state.scale, f, p)
@@ -92,7 +93,7 @@ class FixedStep(Solver[BilevelOracle, FixedStepState]):
 
     @abstractmethod
     def _gradient(self, oracle: BilevelOracle, s: FixedStepState, gamma: float) -> tuple[Vec, Vec, float, float]:
-        """z after its steps, grad F in (x, y), f and p."""
+        """z after (1), grad F in (x, y), f and p."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +125,10 @@ class VPBGDFixedStep(FixedStep):
     def _gradient(self, oracle: BilevelOracle, s: FixedStepState, gamma: float) -> tuple[Vec, Vec, float, float]:
         x, y, z = s.x, s.y, s.z
         for _ in range(self.inner):
-            z = oracle.Y.project(z - oracle.g.grad_y(x, z) * at(self.beta, s.k))
-        (f, g), (h_x, h_y) = oracle.penalised(1 / gamma, x, y, wrt=(0, 1))
+            z = oracle.Y.project(z - oracle.g.grad_y(x, z) * at(self.beta, s.k))  # (1)
+        (f, g), (q_x, q_y) = oracle.penalised(1 / gamma, x, y, wrt=(0, 1))  # of f / gamma + g
         v, (v_x,) = oracle.g.gradient((x, z), wrt=(0,))
-        return z, joint(h_x - v_x, h_y) * gamma, float(f), float(g - v)
+        return z, joint(q_x - v_x, q_y) * gamma, float(f), float(g - v)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,5 +154,5 @@ class GPBGDFixedStep(FixedStep):
 
     def _gradient(self, oracle: BilevelOracle, s: FixedStepState, gamma: float) -> tuple[Vec, Vec, float, float]:
         F = GradientNorm(oracle, gamma, math.inf)
-        _, h = F(joint(s.x, s.y))
-        return s.z, h * F.scale, F.upper, F.gap
+        _, scaled = F(joint(s.x, s.y))  # of F / max(gamma, 1)
+        return s.z, scaled * F.scale, F.upper, F.gap

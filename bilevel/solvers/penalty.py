@@ -8,15 +8,24 @@ Reformulation
     psi_s(x) = (min_y [s f + g](x, y) - min_z g(x, z)) / s  ->  min_{y in S(x)} f(x, y)  as s -> 0, with bias O(s);
     psi~ = 2 psi_{s/2} - psi_s has bias O(s^2).
 
-Algorithm (tuning-free deterministic form; s starts at 1; the loop around (1) and (2) is `reformulations/continuation.py`)
-    (1) z, y_s, y_{s/2} <- minimisers of g, s f + g, (s/2) f + g at x, warm-started, to a residual theta (s/2) min(1, R)
-    (2) x <- one step of the outer method on psi~ (L-BFGS; projected on a set X); if its line search fails, theta <- theta/10
-    (3) when R = |x - P_X(x - grad psi~)| <= max(tol, s^2/10) / 2:  bias b = 4/3 |grad psi~_{s/2} - grad psi~_s|
-    (4) stop if b + R <= tol, else s <- s clip(sqrt(tol / (4 b)), 0.01, 0.5)
-    answer: the lower solution reached by minimising g(x, .) from 2 y_{s/2} - y_s
+Algorithm (tuning-free deterministic form; s starts at 1)
+    (1) for each trial x:  z, y_s, y_{s/2} <- minimisers of g, s f + g, (s/2) f + g, from the last ones, to a residual
+        theta (s/2) min(1, R)
+    (2) x <- one step of the outer method on psi~ (L-BFGS; projected on a set X); where its line search fails or R no longer
+        falls, theta <- theta / 10
+    (3) when R = |x - P_X(x - grad psi~)| <= max(tol, s^2 / 10) / 2:  bias b = 4/3 |grad psi~_{s/2} - grad psi~_s|
+    (4) stop if b + R <= tol; where b <= tol / 2 already, stay at s until R <= tol / 2;
+        else s <- s clip(sqrt(tol / (4 b)), 0.01, 0.5), not below 4 sqrt(eps). The run ends where s can shrink no further and,
+        with the x of the s before, where b no longer falls at s <= eps^(1/3): round-off
+    answer: x, and the lower solution reached by minimising g(x, .) from 2 y_{s/2} - y_s
+
+Where it stands
+    (1) `NestedPenalty.at` in reformulations/nested_penalty.py, (2) `descended` in reformulations/continuation.py, the rest here
 
 Notation
-    f upper, g lower, s = sigma (the papers' sigma; F2SA's 1/lambda), R the residual of psi~, theta the inner accuracy.
+    f upper, g lower, s = sigma (the papers' sigma; F2SA's 1/lambda), R the residual of psi~, in (1) the smallest seen (`best`),
+    theta the inner accuracy; inner = (z, y_s, y_{s/2}).
+    With richardson=False psi_s stands for psi~, y_s for what is extrapolated, and b = 2 |grad psi_{s/2} - grad psi_s|.
 
 With a fixed `sigma` the point solves the surrogate psi_sigma and not the bilevel problem, which regularises: an exact
 hypergradient can overfit a small validation set. Such a run ends with MAX_STEPS and says so in its notes.
@@ -147,15 +156,15 @@ class Penalty(Continuation[PenaltyState, NestedPenalty]):
             return replace(s, outcome=Status.MAX_STEPS)
         bias, inner = self._bias(oracle, s)  # (3)
         new, eps = replace(s, bias=bias, inner=inner), torch.finfo(s.x.dtype).eps
-        if bias + s.residual <= self.tolerance:
+        if bias + s.residual <= self.tolerance:  # (4)
             return replace(new, outcome=Status.CONVERGED)
         if bias <= self.tolerance / 2:
-            return new  # now R has to fall below tol / 2
-        if bias >= s.bias and s.sigma <= eps ** (1 / 3):  # round-off over sigma: the stage before was better
+            return new  # (4): now R has to fall below tol / 2
+        if bias >= s.bias and s.sigma <= eps ** (1 / 3):  # (4): round-off over sigma: the stage before was better
             return replace(new, outer=replace(s.outer, x=s.stage), outcome=Status.PRECISION)
         sigma = s.sigma * min(max(math.sqrt(0.25 * self.tolerance / bias), 0.01), 0.5)  # (4)
         sigma = max(sigma, 4 * math.sqrt(eps))  # so that every penalty, the one that measures the bias too, is >= sqrt(eps)
-        if sigma > 0.9 * s.sigma:
+        if sigma > 0.9 * s.sigma:  # (4): no further
             return replace(new, outcome=Status.PRECISION)
         terms = penalty(sigma, self.richardson)
         inner = (inner[0], *(replace(one, sigma=smaller) for one, (_, smaller) in zip(inner[1:], terms)))
@@ -178,7 +187,7 @@ class Penalty(Continuation[PenaltyState, NestedPenalty]):
 
     # -- the stage --------------------------------------------------------------------------------------------------------
     def objective(self, oracle: BilevelOracle, s: PenaltyState) -> NestedPenalty:
-        """psi~ at s.sigma (1)."""
+        """(1): psi~ at s.sigma."""
         method = self.inner.for_set(oracle.Y)
         return NestedPenalty(oracle, method, s.inner, s.sigma, self.richardson, s.theta, s.best, self.max_inner)
 
@@ -195,20 +204,21 @@ class Penalty(Continuation[PenaltyState, NestedPenalty]):
         )
 
     def enough(self, s: PenaltyState) -> float:
-        """(3)"""
+        """(3), (4): R at which the bias is measured."""
         if self.sigma is not None:
             return self.tolerance
         return (self.tolerance if s.bias <= self.tolerance / 2 else max(self.tolerance, 0.1 * s.sigma**2)) / 2
 
     def _bias(self, oracle: BilevelOracle, s: PenaltyState) -> tuple[float, tuple[Inner, ...]]:
-        """b, by one more inner minimisation at half the smallest penalty; and the inner minimisers, refined."""
+        """(3): b, by one more inner minimisation at half the smallest penalty; and the inner minimisers, refined."""
         terms = penalty(s.sigma, self.richardson)
         small = terms[-1][1] / 2
         tol = max(s.theta * small * min(1.0, s.best), 30 * torch.finfo(s.x.dtype).eps)
         half = replace(copy(s.inner[-1]), sigma=small)
         z, *ys = [inner_minimum(oracle, self.inner.for_set(oracle.Y), s.x, one, tol, self.max_inner) for one in (*s.inner, half)]
-        psi = [(y.x_gradient - z.x_gradient) * (1 / y.inner.sigma) for y in ys]
-        bias = psi[2] * 2 - psi[1] * 3 + psi[0] if self.richardson else (psi[1] - psi[0]) * 1.5
+        grads = [(y.x_gradient - z.x_gradient) * (1 / y.inner.sigma) for y in ys]  # of psi_s, psi_{s/2}, psi_{s/4}
+        # grad psi~_{s/2} - grad psi~_s = (2 grad psi_{s/4} - grad psi_{s/2}) - (2 grad psi_{s/2} - grad psi_s)
+        bias = grads[2] * 2 - grads[1] * 3 + grads[0] if self.richardson else (grads[1] - grads[0]) * 1.5
         return 4 / 3 * float(bias.norm()), (z.inner, *(y.inner for y in ys[:-1]))
 
 

@@ -7,7 +7,7 @@ Reformulation
     psi_s(x) = min_y max_z f(x, y) + (g(x, y) - g(x, z)) / s, at a fixed s or along a schedule: its minimiser differs from the
     bilevel one by O(s), and the noise of its gradient grows like 1/s.
 
-Algorithm
+Algorithm (step k), every gradient at the old (x, y, z)
     (1) m_z <- b m_z + (1 - b) g_y(x, z; zeta)
         m_y <- b m_y + (1 - b) (s f_y(x, y; xi) + g_y(x, y; zeta)) / (1 + s)
     (2) d   <- f_x(x, y; xi) + (g_x(x, y; zeta) - g_x(x, z; zeta)) / s        both copies on the same zeta: the noise cancels
@@ -16,7 +16,8 @@ Algorithm
     (5) x averaged over the last half;  answer: (that average, z)
 
 Notation
-    s = sigma, b = momentum. (1) and (2) come from one two-argument backward a copy.
+    s = sigma, b = momentum; f_y, g_y at y, g_z = g_y at z; f_x, g_x at y, g_xz = g_x at z. (1) and (2) come from one two-argument
+    backward a copy.
 
 References
     arXiv 2309.01753, Algorithm 2 with plain momentum instead of STORM; F2SA, arXiv 2301.10945, is its ancestor. The scaling by
@@ -126,7 +127,7 @@ class PenaltySGD(AveragedLoop[PenaltySGDState]):
             return new
         d = f_x[0] + (g_x[0] - g_xz[0]) / sigma  # (2)
         x, outer = self.outer.update(x, d.leaves, state.outer, at(self.outer.lr, k - self.warmup))  # (4)
-        x = X.project(x)
+        x = X.project(x)  # (4)
         return replace(new, x=x, outer=outer, average=state.average.add(x))  # (5)
 
     def copies(self, state: PenaltySGDState) -> tuple[Vec, ...]:

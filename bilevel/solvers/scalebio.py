@@ -9,14 +9,16 @@ Reformulation
 
 Algorithm (step k, with the blocks that the schedule lets move)
     (0) at k = sync, 2 sync, 4 sync, ...: w <- u, with the optimizer's state of u
-    (1) u <- optimizer's step along g_u(x, u; zeta),  l(u) kept
-    (2) w <- optimizer's step along g_w(x, w; zeta) + f_w(x, w; xi) / alpha,  l(w) kept
+    (1) u <- P_Y(optimizer's step along g_u(x, u; zeta), at most `clip` long),  l(u) kept
+    (2) w <- P_Y(optimizer's step along g_w(x, w; zeta) + f_w(x, w; xi) / alpha, at most `clip` long),  l(w) kept
     (3) d <- l(w) - l(u), both of before the steps
-    (4) x <- P_X(optimizer's step along f_x + alpha p'(x) d)        for the softmax p'(x) d = p (d - p'd), entry by entry
+    (4) x <- P_X(optimizer's step along f_x(x, w; xi) + alpha p'(x) d)   for the softmax p'(x) d = p (d - p'd), entry by entry
     answer: (x, u);  w stays in the state
 
 Notation
     x = the paper's lambda, f = L1, g = L2. Sources on which w, pulled to the trusted data, is better than u gain weight.
+    at_u, at_w: the gradients of (1) and (2) and the losses l there, from `oracle.mixed`; g.pull(x, d) = p'(x) d. xi and zeta are
+    `accumulate` batches each.
 
 References
     arXiv 2406.19976; LISA: arXiv 2403.17919. The published code descends on alpha g for u and on f + alpha g for w: divided by
@@ -140,17 +142,18 @@ class ScaleBiO(SingleLoop[ScaleBiOState]):
 
         at_u = oracle.mixed(x, u, p, [zeta for _, zeta in draws], moving=moving)
         inner_u = step_(self.inner, u, self._clipped(at_u.y), state.inner_u, lr)  # (1)
-        u = Y.project(u)
+        u = Y.project(u)  # (1)
         at_u.y.clear()  # gradients are large: let go before the next ones are made
 
         xis, zetas = zip(*draws)
         at_w = oracle.mixed(x, w, p, zetas, xis, weight=1 / alpha, moving=moving)
         inner_w = step_(self.inner, w, self._clipped(at_w.y), inner_w, lr)  # (2)
-        w = Y.project(w)
+        w = Y.project(w)  # (2)
 
-        d_x = at_w.x + g.pull(x, at_w.losses - at_u.losses) * alpha  # (3)
-        x, outer = self.outer.update(x, d_x.leaves, state.outer, at(self.outer.lr, k))  # (4)
-        x = X.project(x)
+        d = at_w.losses - at_u.losses  # (3)
+        along = at_w.x + g.pull(x, d) * alpha  # (4)
+        x, outer = self.outer.update(x, along.leaves, state.outer, at(self.outer.lr, k))  # (4)
+        x = X.project(x)  # (4)
         new = replace(state, k=k + 1, x=x, u=u, w=w, outer=outer, inner_u=inner_u, inner_w=inner_w)
         return replace(new, weights=g.weights(x), losses=at_u.losses, upper=at_w.upper)
 

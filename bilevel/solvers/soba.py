@@ -13,7 +13,8 @@ Algorithm 1 (step k), every right-hand side at the old (x, y, v) and on the same
     (4) x averaged over the last half;  answer: (that average, y)
 
 Notation
-    f, g = the paper's F, G; v has the opposite sign there; alpha = its gamma.
+    f, g = the paper's F, G; v has the opposite sign there; alpha = its gamma. `here` is g at (x, y; zeta): here.y = g_y,
+    here.yy(v) = g_yy v, here.xy(v) = g_xy v.
 
 References
     arXiv 2201.13409, Algorithm 1 with the directions of SOBA. X and the average are this library's.

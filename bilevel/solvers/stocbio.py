@@ -14,7 +14,8 @@ Algorithm 2 (step k; D inner steps, Q terms)
     (4) x averaged over the last half;  answer: (that average, y)
 
 Notation
-    alpha, gamma, nu = the paper's beta, alpha, eta; D, Q = inner, terms; zeta is a fresh batch wherever it stands.
+    alpha, gamma, nu = the paper's beta, alpha, eta; D, Q = inner, terms; zeta is a fresh batch wherever it stands. `here` is g at
+    (x, y; zeta): here.yy(v) = g_yy v, here.xy(v) = g_xy v.
 
 References
     arXiv 2010.07962, Algorithm 2. Deviations: all batches have the size that the sampler gives, where the paper's shrink along
@@ -106,13 +107,14 @@ class StocBiO(AveragedLoop[StocBiOState]):
             y = y.add(g.grad_y(x, y, g.draw(t)), -gamma)  # (1)
         n += self.inner
         upper, (f_x, f_y) = f.gradient((x, y), f.draw(k), (0, 1))
-        r = s = f_y
+        r = s = f_y  # (2)
         here = g.at(x, y, g.draw(n))
         for q in range(n + 1, n + 1 + self.terms):
             r = r.add(here.yy(r), -nu)  # (2)
-            s = s + r
+            s = s + r  # (2)
             here = g.at(x, y, g.draw(q)) if g.random else here
-        x = X.project(x.add(f_x - here.xy(s * nu), -alpha))  # (3)
+        v = s * nu  # (2)
+        x = X.project(x.add(f_x - here.xy(v), -alpha))  # (3)
         n += 1 + self.terms
         return replace(state, k=k + 1, draws=n, x=x, y=y, average=state.average.add(x), upper=upper)  # (4)
 

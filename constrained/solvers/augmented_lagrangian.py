@@ -9,8 +9,10 @@ Reformulation
 Algorithm (one outer step)
     (1) x <- a minimiser of A(.; lam, mu, rho) over X, from the last x, to |x - P_X(x - grad A)| <= omega
     (2) lam <- lam + rho c(x),  mu <- max(0, mu + rho h(x))
-    (3) where the violation |(c, max(h, -mu/rho))| fell by less than `progress`, rho <- growth rho
+    (3) where the violation |(c, max(h, -mu/rho))|, mu and rho of before (2), is more than `progress` of the last one and than
+        tol / 10:  rho <- growth rho
     (4) omega <- max(tol / 2, omega / 10)
+    (5) stop if the residual of (1) and the violation are <= tol
 
     After (2) grad A is the gradient of the Lagrangian, so that the inner residual is the stationarity.
 
@@ -134,7 +136,7 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
         tape, h = oracle.tape(x), inequality(oracle, x)
         violated = torch.cat([tape.c, torch.maximum(h, -s.mu / s.rho)])
         lam = (s.lam + s.rho * tape.c).clamp(-LARGEST, LARGEST)  # (2)
-        mu = (s.mu + s.rho * h).clamp(0, LARGEST)
+        mu = (s.mu + s.rho * h).clamp(0, LARGEST)  # (2)
         violation = float(violated.double().norm())
         rho = s.rho if violation <= max(self.progress * s.violation, 0.1 * self.tolerance) else self.growth * s.rho  # (3)
         new = replace(
@@ -156,7 +158,7 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
     def _verdict(
         self, oracle: ConstrainedOracle, new: AugmentedLagrangianState, old: AugmentedLagrangianState, reason: DescentStatus
     ) -> Status:
-        if new.stationarity <= self.tolerance and new.violation <= self.tolerance:
+        if new.stationarity <= self.tolerance and new.violation <= self.tolerance:  # (5)
             return Status.CONVERGED
         if reason is DescentStatus.NONFINITE:
             return Status.NONFINITE

@@ -11,7 +11,8 @@ Algorithm
     (2) x averaged over the last half of the round, and over the last half of the run
     at the end of a round, with a the average over its last half:
     (3) lam <- lam + rho c(a),  mu <- max(0, mu + rho h(a))
-    (4) where the violation (c(a), max(h(a), -mu/rho)) fell by less than `progress` and keeps its direction, rho <- growth rho
+    (4) where the violation (c(a), max(h(a), -mu/rho)), mu and rho of before (3), is more than `progress` of the last one and
+        keeps its direction (cosine > 1/2), rho <- growth rho
     (5) x <- a; L measured at a; the next round is longer
 
     A violation that changes its direction from round to round is noise, which a larger rho would only pass on to lam. The first
@@ -20,7 +21,8 @@ Algorithm
     answer: (the average over the last half of the run, lam, mu)
 
 Notation
-    c equality, h inequality, lam and mu >= 0 their multipliers, L the largest curvature of f + rho/2 |(c, h)|^2.
+    c equality, h inequality, lam and mu >= 0 their multipliers, L the largest curvature of f plus rho times that of
+    |(c, h)|^2 / 2; in the state first = n, gamma = 1 / (2 L), recent and average = the averages of (2).
 
 References
     Bertsekas: Constrained Optimization and Lagrange Multiplier Methods, 1982; Polyak and Juditsky 1992 (averages of steps
@@ -160,13 +162,13 @@ class AugmentedLagrangianSGD(Solver[ConstrainedOracle, AugmentedLagrangianSGDSta
         f, penalty = _curvatures(oracle, a, draw)
         return replace(
             s,
-            x=a,
+            x=a,  # (5)
             recent=TailAverage.of(a),
             lam=(s.lam + s.rho * c).clamp(-LARGEST, LARGEST),  # (3)
-            mu=(s.mu + s.rho * h).clamp(0, LARGEST),
+            mu=(s.mu + s.rho * h).clamp(0, LARGEST),  # (3)
             rho=rho,
             gamma=_safe(f + rho * penalty),  # (5)
-            length=length,
+            length=length,  # (5)
             end=s.k + int(length),
             violated=violated,
         )

@@ -9,11 +9,13 @@ Reformulation
     grad A    = (g, c) + eta2 K0 (g, 0) + eta1 (J'c, 0),        K0 = [[H, J'], [J, 0]], H = hess_xx L
 
 Algorithm (one outer step)
-    (1) B = H + shift I, positive definite on the null space of J: shift 0; where the reduced Hessian is nearly singular a tiny
-        one is tried first; else xi + |H|_F.  K = [[B, J'], [J, -gamma I]], gamma > 0 only where J has no full rank
+    (1) B = H + shift I, positive definite on the null space of J: shift 0 where H is so already, else xi + |H|_F; where H is
+        nearly singular there, a tiny shift is tried first. Beyond 300 unknowns, where this is not known: 0, then growing shifts.
+        K = [[B, J'], [J, -gamma I]], gamma > 0 only where J has no full rank, or, beyond 300 unknowns, with any shift
     (2) K z = b inexactly:  |b - K z| <= theta delta (s / |K|) |b|, s an estimate of the smallest singular value of K, delta the
         accuracy, theta = min(1, sqrt |b|) (superlinear) or 1
-    (3) D = grad A' z; while D > -eta2/2 |b|^2:  eta1 <- nu^2 eta1, eta2 <- eta2 / nu, delta <- delta / nu^4, and (2) goes on
+    (3) D = grad A' z, or more by what the residual of (2) hides; while D > -eta2/2 |b|^2:  eta1 <- nu^2 eta1, eta2 <- eta2 / nu,
+        delta <- delta / nu^4, and (2) goes on; where eta1 > 1e8 or eta2 < 1e-8, any D < 0 will do
     (4) alpha = 1, 1/2, 1/4, ... until A(x + alpha dx, lam + alpha dlam) <= A + alpha beta D
     (5) (x, lam) <- (x, lam) + alpha z
 
@@ -28,6 +30,7 @@ Where it stands
 
 Notation
     xi, beta, nu, theta, delta, eta1, eta2 as in the paper; J is its G, Psi and Upsilon of its accuracy rule are in accuracy.py.
+    s and |K| are `smallest` and `largest` of a linear solution; D is `slope`; z = (dx, dlam); lam and c have their rows scaled.
 
 References
     Hong, Na, Mahoney, Kolar: Constrained optimization via exact augmented Lagrangian and randomized iterative sketching, ICML
@@ -247,7 +250,7 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
             new = replace(new, delta=delta, products=new.products + found.products)
             if not bool(z.isfinite().all()) or (not here.dense and indefinite(found, len(here.c))):
                 return None
-            slope = merit.slope(here, z, modification, found.residual)
+            slope = merit.slope(here, z, modification, found.residual)  # (3)
             if slope <= -0.5 * new.eta2 * norm_b**2:
                 return Direction(z, slope, merit, new)
             if new.eta1 > ETA1 or new.eta2 < ETA2:  # any descent is good enough
