@@ -12,7 +12,8 @@ from torch import Tensor
 
 from constrained.core.derivatives.constraint import Constraint
 from constrained.core.derivatives.counts import Calls
-from constrained.core.derivatives.objective import Draw, Linearization, Objective, accumulated, gradient, split
+from constrained.core.derivatives.leaves import split
+from constrained.core.derivatives.objective import Draw, Linearization, Objective, accumulated, gradient
 from constrained.core.errors import ProblemError
 from constrained.core.problem import Oracle
 from constrained.core.processes import Ranks

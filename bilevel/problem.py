@@ -11,7 +11,7 @@ import torch
 from constrained.core.choice import diagnosed
 from constrained.core.data import NoData, Sampler, exact, expect_sampler
 from constrained.core.derivatives.function import Function
-from constrained.core.errors import NonFiniteStart, OptionError, ProblemError
+from constrained.core.errors import OptionError, ProblemError
 from constrained.core.live import Live, LiveVec
 from constrained.core.problem import Point, Problem
 from constrained.core.processes import Ranks
@@ -147,11 +147,7 @@ class BilevelProblem(Problem):
         x = self.X.project(x.detach().clone())  # a solver may write into its state
         y = y if self._is_live else self.Y.project(y.detach().clone())
         self._check_live(oracle, x, y)
-        for level in (oracle.f, oracle.g):
-            derivatives.check_start(level, x, y)
-        for constraint in oracle.constraints.values():
-            if not bool(constraint.value((x, y)).isfinite().all()):
-                raise NonFiniteStart(f"{constraint.name}: NaN or infinite at the start")
+        derivatives.check_start(oracle, x, y)
         return Point(x, y, start.multipliers if start else None)
 
     def fingerprint(self, oracle: BilevelOracle) -> list[float]:

@@ -15,7 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .core.derivatives import looks
+from .core.derivatives.constraint import Constraint
 from .core.derivatives.finite_differences import Finding, Report, compare, direction, worst
+from .core.derivatives.looks import NEAR
+from .core.derivatives.objective import Objective
 from .core.errors import BilevelError, NonFiniteStart, ProblemError
 from .core.moved import forward_names
 from .core.problem import Multipliers
@@ -25,25 +29,56 @@ from .oracle import ConstrainedOracle
 
 # -- truth ------------------------------------------------------------------------------------------------------------------
 def check_start(oracle: ConstrainedOracle, x: Vec) -> None:
-    """f, c, h and their first derivatives at the start: they exist, have the right shapes and are finite. Raises ProblemError."""
-    try:
-        tape = oracle.tape(x, oracle.f.draw(0))
-        h = None if oracle.h is None else oracle.h.value((x,))
-        found = {"objective": tape.value, "the gradient of objective": tape.gradient, "equality": tape.c, "inequality": h}
-        if oracle.c is not None:
-            found["the Jacobian of equality"] = tape.vjp(torch.ones_like(tape.c))
-        if oracle.h is not None and h is not None:
-            found["the Jacobian of inequality"] = oracle.h.vjp((x,), torch.ones_like(h).to(x.dtype))[0].ravel()
-    except BilevelError:
-        raise
-    except Exception as cause:  # the user's function, with whatever it raises
-        what = "x and a batch" if oracle.f.takes_batch else "x, no batch"
-        raise ProblemError(
-            f"a function of the problem raised {type(cause).__name__} at the start, given {what}: {cause}"
-        ) from cause
-    for name, value in found.items():
-        if value is not None and not bool(value.isfinite().all()):
-            raise NonFiniteStart(f"{name}: NaN or infinite at the start")
+    """f, c, h and their first derivatives at the start: they exist, have the right shapes, are finite, and nothing is lost.
+
+    Raises ProblemError.
+    """
+    generator, given = torch.Generator().manual_seed(0), "x and a batch" if oracle.f.takes_batch else "x, no batch"
+    for part in _parts(oracle):
+        if isinstance(part, Constraint):
+            try:
+                values = part.value((x,))
+            except BilevelError:
+                raise
+            except Exception as cause:  # the user's function, with whatever it raises
+                raise ProblemError(f"{part.name}: raised {type(cause).__name__} at the start, given x: {cause}") from cause
+            if not bool(values.isfinite().all()):
+                raise NonFiniteStart(f"{part.name}: NaN or infinite at the start")
+        scalar = _scalar(oracle, part, x, generator)
+        looks.nothing_lost(scalar, (x,), looks.start(scalar, (x,), given), (oracle.X.project,))
+
+
+def _parts(oracle: ConstrainedOracle) -> list[Objective | Constraint]:
+    return [part for part in (oracle.f, oracle.c, oracle.h) if part is not None]
+
+
+def _scalar(oracle: ConstrainedOracle, part: Objective | Constraint, x: Vec, generator: torch.Generator) -> looks.Scalar:
+    return looks.Scalar.of(part, (x,), ("x",), generator, oracle.f.draw(0))
+
+
+def wrong(oracle: ConstrainedOracle, x: Vec) -> dict[str, float]:
+    """Relative errors of first derivatives that differ from central differences at two random points near x, by name."""
+    generator, found = torch.Generator().manual_seed(1), []
+    for _ in range(2):
+        at = oracle.X.project(x.add(direction(x, generator), NEAR * (1.0 + float(x.norm()))))
+        if not all(bool(value.isfinite().all()) for value in _values(oracle, at)):
+            return {}
+        found.append(_first(oracle, at, generator))
+    return looks.off_at_both(found)
+
+
+def _values(oracle: ConstrainedOracle, x: Vec) -> list[Tensor]:
+    draw = oracle.f.draw(0)
+    return [part.value((x,), draw) if isinstance(part, Objective) else part.value((x,)) for part in _parts(oracle)]
+
+
+def _first(oracle: ConstrainedOracle, x: Vec, generator: torch.Generator) -> list[Finding]:
+    """grad f and J'w from values."""
+    findings = []
+    for part in _parts(oracle):
+        label = f"{part.name}: {'gradient' if isinstance(part, Objective) else 'Jacobian'}"
+        findings += looks.compared(_scalar(oracle, part, x, generator), (x,), [label], generator)
+    return findings
 
 
 def multipliers(oracle: ConstrainedOracle, x: Vec) -> Multipliers:
@@ -124,33 +159,18 @@ def half_bounded(A: np.ndarray, b: np.ndarray, free: int, tol: float = 1e-10) ->
 def check(oracle: ConstrainedOracle, x: Vec) -> Report:
     """grad f, J'w, and products with the KKT matrix along random directions against central differences, at x and near it."""
     generator = torch.Generator().manual_seed(0)
-    points = [x, oracle.X.project(x.add(direction(x, generator), 0.1 * (1.0 + float(x.norm()))))]
-    found = [finding for point in points if _finite(oracle, point) for finding in _compared(oracle, point, generator)]
-    return worst(found)
-
-
-def _finite(oracle: ConstrainedOracle, x: Vec) -> bool:
-    tape = oracle.tape(x, oracle.f.draw(0))
-    return bool(tape.value.isfinite()) and bool(tape.c.isfinite().all())
+    points = [x, oracle.X.project(x.add(direction(x, generator), NEAR * (1.0 + float(x.norm()))))]
+    points = [point for point in points if all(bool(value.isfinite().all()) for value in _values(oracle, point))]
+    return worst([finding for point in points for finding in _compared(oracle, point, generator)])
 
 
 def _compared(oracle: ConstrainedOracle, x: Vec, generator: torch.Generator) -> list[Finding]:
-    eps = torch.finfo(x.dtype).eps
-    h, v, draw = eps ** (1 / 3) * max(1.0, float(x.max_norm())), direction(x, generator), oracle.f.draw(0)
+    findings = _first(oracle, x, generator)
+    draw = oracle.f.draw(0)
     tape = oracle.tape(x, draw)
-
-    def f(t: float) -> Tensor:
-        return oracle.tape(x.add(v, t), draw).value
-
-    findings = [compare("objective: gradient", tape.gradient @ v.ravel(), f, abs(float(tape.value)), h, eps)]
-    for name, c in (("equality", oracle.c), ("inequality", oracle.h)):
-        if c is not None:
-            value = c.value((x,))
-            w = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
-            along = c.vjp((x,), w.to(x.dtype))[0] @ v
-            size = float(value.norm()) * float(w.norm())
-            findings.append(compare(f"{name}: Jacobian", along, lambda t, c=c, w=w: w @ c.value((x.add(v, t),)), size, h, eps))
     if all(part.own.second_order for part in tape.parts):
+        eps = torch.finfo(x.dtype).eps
+        h, v = eps ** (1 / 3) * max(1.0, float(x.max_norm())), direction(x, generator)
         lam = torch.randn(tape.m, generator=generator, dtype=torch.float64).to(tape.c)
         at, flat = tape.lagrangian(lam), v.ravel()
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .core.deadline import look
 from .core.errors import ProblemError, Unsuitable
 from .core.vec import Vec
 from .descent import ProjectedLBFGS, minimise
@@ -199,6 +200,7 @@ class Polyhedron(ConvexSet):
 
     def _at(self, u: Tensor, mu: Tensor, like: Vec) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """w(mu), theta, its gradient, and F."""
+        look()
         moved = u - self.sheet.transposed(mu)
         w = moved if self.inside.whole else self.inside.project(like.unravel(moved.to(like.device))).ravel().cpu()
         slope = self.sheet.times(w) - self.right

@@ -144,8 +144,9 @@ class ConstrainedProblem(Problem):
         return {f"{name}{suffix}" if name != "feasibility" else name: value for name, value in found.items()}
 
     def certify(self, point: Point) -> dict[str, float]:
-        """The residuals: there is no lower level to solve again."""
-        return self.residuals(point)
+        """`residuals`; and, where a first derivative is not that of its function, its relative error, `objective: gradient`."""
+        oracle, x, suffix = self._read(point)
+        return self.residuals(point) | {f"{name}{suffix}": error for name, error in kkt.wrong(oracle, x).items()}
 
     def check(self, start: Point | None = None) -> kkt.Report:
         """Compare every derivative with finite differences at the start, or at a given point, and near it."""

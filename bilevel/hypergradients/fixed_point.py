@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from constrained.core.derivatives.constraint import Constraint
-from constrained.core.derivatives.objective import shaped
+from constrained.core.derivatives.leaves import shaped
 from constrained.core.options import Steps
 from constrained.core.vec import Tree, Vec, leaves_by_path
 from constrained.linear import CG, LinearStatus, Operator

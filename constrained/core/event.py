@@ -46,7 +46,8 @@ class Event:
         self.status = status
         self.seconds = run.seconds
         self.calls = run.oracle.calls.copy()
-        self.monitor = {name: float(value) for name, value in run.solver.monitor(run.state).items()}
+        shown = {} if run.state is None else run.solver.monitor(run.state)
+        self.monitor = {name: float(value) for name, value in shown.items()}
 
     @functools.cached_property
     def answer(self) -> Point:

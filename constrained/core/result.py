@@ -54,7 +54,7 @@ class Result:
     @property
     def tried(self) -> tuple[Any, ...]:
         """What an `Auto` ran and left without success, each solver with its status, steps and residuals, in order."""
-        return self.solver.tried(self.state)
+        return () if self.state is None else self.solver.tried(self.state)
 
     @property
     def point(self) -> Point:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import time
@@ -14,7 +15,9 @@ import torch
 from . import checkpoint
 from .arguments import expect
 from .choice import default_solver, suit, tolerance
+from .deadline import OutOfTime, within
 from .derivatives.counts import Calls
+from .derivatives.leaves import no_inference_mode
 from .errors import NonFiniteGradient, OptionError
 from .event import Callback, Event
 from .live import LiveVec, reloaded
@@ -28,14 +31,25 @@ from .vec import copy, finite
 from .version import VERSION
 
 Seconds = Annotated[float, Range(0, INF, "a number >= 0")]
+SHARE = 0.5  # of max_seconds, that answers and certificates may take beside it
+PATIENCE = 1.0  # seconds for the answer after Ctrl-C
 CLAIMS = (Status.CONVERGED, Status.PRECISION, Status.LINE_SEARCH)  # ends that the problem's residuals decide
 
 
 class Run:
     """The state of a run, shared by its events."""
 
-    def __init__(self, problem: Problem, solver: Solver, seed: int, max_steps: int | None, callbacks: Sequence[Callback]):
-        self.problem, self.solver, self.seed, self.max_steps = problem, solver, seed, max_steps
+    def __init__(
+        self,
+        problem: Problem,
+        solver: Solver,
+        seed: int,
+        max_steps: int | None,
+        max_seconds: float | None,
+        callbacks: Sequence[Callback],
+    ):
+        self.problem, self.solver, self.seed = problem, solver, seed
+        self.max_steps, self.max_seconds = max_steps, max_seconds
         self.callbacks = callbacks
         self.oracle = problem.oracle(seed)
         self.live = any(isinstance(vec, LiveVec) for vec in self.oracle.variables.values())
@@ -43,15 +57,21 @@ class Run:
         self.broken = False  # a live variable's gradient was not finite
         self.k = 0
         self.seconds = 0.0
-        self.state: Any = None
+        self.judging = 0.0  # seconds of answers and certificates
+        self.late = False  # the time ended within a step
+        self.state: Any = None  # until `open`, and after it where the time ended first
         self.last: Any = None  # a finite state with memory of its own
         self.details, self.found = "", {}  # what the problem's residuals say, in words and numbers
         self.start: Any = None
         self.fingerprint: list[float] = []  # tells this problem from others of its signature
 
-    def begin(self, start: Point | None, resume: Path | None) -> None:
+    def begin(self, start: Point | None) -> None:
+        """Look at the problem's functions at the start."""
         with self.oracle.calls.counting("check"):
             self.start = self.problem.begin(self.oracle, start)
+
+    def open(self, resume: Path | None) -> None:
+        """The solver's first state, or the one of a checkpoint."""
         if resume is None:
             self.timed(lambda: self.solver.init(self.oracle, self.start if self.live else _own(self.start)))
             return
@@ -94,6 +114,8 @@ class Run:
         return {name: sampler for name, sampler in self.problem.samplers().items() if hasattr(sampler, "state_dict")}
 
     def save(self, path: Path) -> None:
+        if self.state is None:  # nothing happened yet that could be lost
+            return
         header = {
             "version": VERSION,
             "run": self.identity(),
@@ -106,25 +128,48 @@ class Run:
         checkpoint.save(path, header, self.state, self.oracle.variables, self.ranks)
 
     def timed(self, work: Callable[[], Any]) -> None:
+        """The solver's next state, and the time it takes. Where the time ends before, the last state stands, `late`."""
         start = time.perf_counter()
+        left = None if self.max_seconds is None or self.live else self.max_seconds - self.seconds  # live steps move in place
         try:
-            self.state = work()
+            with within(left):
+                self.state = work()
+        except OutOfTime:
+            self.late, self.state = True, self.last
+            self.k = getattr(self.last, "k", self.k)
         finally:
             self.seconds += time.perf_counter() - start
 
-    def answer(self) -> Point:
+    @contextlib.contextmanager
+    def share(self, seconds: float | None = None) -> Iterator[None]:
+        """The time that is left for answers and certificates; `seconds` where the run has no limit."""
+        start = time.perf_counter()
+        if self.max_seconds is not None:
+            seconds = max(SHARE * self.max_seconds - self.judging, 0.0)
+        try:
+            with within(None if self.live else seconds):
+                yield
+        finally:
+            self.judging += time.perf_counter() - start
+
+    def answer(self, seconds: float | None = None) -> Point:
         """The solver's answer, with memory of its own; the start where no finite one exists."""
-        if not self.live and not finite(self.state):
+        if self.state is None or (not self.live and not finite(self.state)):
             return self.start
-        with self.oracle.calls.counting("answer"):
-            point = self.solver.answer(self.oracle, self.state)
+        try:
+            with self.oracle.calls.counting("answer"), self.share(seconds):
+                point = self.solver.answer(self.oracle, self.state)
+        except OutOfTime:  # then where it stands
+            point = Point(getattr(self.state, "x", self.start.x), getattr(self.state, "y", self.start.y))
         if self.live:
             return point
         return _own(point) if finite((point.x, point.y)) else self.start
 
-    def verdict(self, max_seconds: float | None) -> Status:
+    def verdict(self) -> Status:
         """Where the run stands. A solver's CONVERGED is believed only if the problem's residuals agree."""
         self.details, self.found = "", {}
+        if self.late:
+            return Status.MAX_SECONDS
         if self.broken:
             return Status.NONFINITE
         if self.live or finite(self.state):  # live gradients are looked at before a step is made with them
@@ -133,6 +178,8 @@ class Run:
             status = self.solver.terminate(self.oracle, self.state)
             if status in CLAIMS and self.solver.exact:
                 status = self.confirm(status)
+                if status is Status.MAX_SECONDS:
+                    return status
         else:
             self.state, status = self.state if self.last is None else self.last, Status.NONFINITE
         if status.done and not status.ok:
@@ -140,16 +187,22 @@ class Run:
             self.timed(lambda: self.solver.retry(self.oracle, self.state, status, self.found))
             if self.state is not before:
                 self.last = None
-                return self.verdict(max_seconds)
+                return self.verdict()
         if not status.done and self.max_steps is not None and self.k >= self.max_steps:
             status = Status.MAX_STEPS
-        if not status.done and max_seconds is not None and self.agreed(self.seconds) >= max_seconds:
+        if not status.done and self.max_seconds is not None and self.agreed(self.seconds) >= self.max_seconds:
             status = Status.MAX_SECONDS
         return status
 
     def confirm(self, claim: Status) -> Status:
         """CONVERGED if the residuals from the problem are within tol, whatever the solver thinks of its own progress."""
-        found = self.found = self.problem.certify(self.problem.finish(self.answer()))
+        try:
+            point = self.problem.finish(self.answer())
+            with self.share():
+                found = self.found = self.problem.certify(point)
+        except OutOfTime:
+            self.details = f"the solver ended as {claim.name}, and no time was left for the certificate"
+            return Status.MAX_SECONDS
         self.details = ", ".join(f"{key} {value:.1e}" for key, value in found.items()) + f" (tol {self.solver.tolerance:.1e})"
         if any(value != value for value in found.values()):
             return Status.NONFINITE
@@ -183,7 +236,9 @@ def iterate(
     ['RUNNING', 'MAX_STEPS']
     """
     run = _prepare(problem, solver, start, resume, seed, tol, max_steps, max_seconds, check_every, callbacks, progress)
-    return _events(run, max_seconds, check_every)
+    with torch.no_grad():
+        run.open(None if resume is None else Path(resume))
+    return _events(run, check_every)
 
 
 def solve(
@@ -205,8 +260,9 @@ def solve(
     solver: None picks one by the problem's features. start: where to begin, the problem's own variables if None. resume: a
     checkpoint file of the same problem, solver and seed. tol: on the absolute residuals (float64 1e-6 bilevel, 1e-8
     constrained; float32 1e-3, 1e-4). max_steps: the solver's own if None; with mini-batches it must be given. max_seconds:
-    of the solver's own time. check_every: steps between looks at the state. callbacks: functions of an `Event`; one that
-    returns True stops the run. progress: a progress line on the terminal.
+    of the solver's own time, inside its steps too; its answer and the certificate may take half as much beside. check_every:
+    steps between looks at the state. callbacks: functions of an `Event`; one that returns True stops the run. progress: a
+    progress line on the terminal.
 
     Raises ProblemError, OptionError, Unsuitable or CheckpointError before any work is done. Ctrl-C ends the run with status
     STOPPED and the result so far.
@@ -219,12 +275,14 @@ def solve(
     ('CONVERGED', 1.5)
     """
     run = _prepare(problem, solver, start, resume, seed, tol, max_steps, max_seconds, check_every, callbacks, progress)
-    status = Status.RUNNING
+    status, patience = Status.RUNNING, None
     try:
-        for event in _events(run, max_seconds, check_every):
+        with torch.no_grad():
+            run.open(None if resume is None else Path(resume))
+        for event in _events(run, check_every):
             status = event.status
     except KeyboardInterrupt:
-        status = Status.STOPPED
+        status, patience = Status.STOPPED, PATIENCE
         if run.last is not None:  # the step at hand may have written half of its state
             run.state, run.k = run.last, getattr(run.last, "k", run.k)
     finally:
@@ -232,12 +290,13 @@ def solve(
             close = getattr(callback, "close", None)
             if close is not None:
                 close()
-    found = run.answer()
+    with torch.no_grad():
+        found = run.answer(patience)
     if found is run.start and run.k > 0:  # the answer itself met NaN
         status = Status.NONFINITE
     point = problem.finish(found)
     message = status.value if not run.details else f"{status.value[:-1]}: {run.details}."
-    notes = run.solver.notes(run.state)
+    notes = () if run.state is None else run.solver.notes(run.state)
     if status is Status.CONVERGED and run.k <= 1 and Feature.LOWER in problem.features:
         notes += ("The residuals were within tol almost at the start: if the objectives are small, rescale them or lower tol.",)
     if not problem.exact:
@@ -260,9 +319,9 @@ def solve(
     )
 
 
-def _events(run: Run, max_seconds: float | None, check_every: int) -> Iterator[Event]:
+def _events(run: Run, check_every: int) -> Iterator[Event]:
     with torch.no_grad():
-        status = run.verdict(max_seconds)
+        status = run.verdict()
     while True:
         event = Event(run, status)
         # Every callback sees every event; any of them may stop the run.
@@ -273,13 +332,13 @@ def _events(run: Run, max_seconds: float | None, check_every: int) -> Iterator[E
             return
         with torch.no_grad():
             until = run.k + check_every
-            while run.k < until and not (run.max_steps is not None and run.k >= run.max_steps) and not run.broken:
+            while run.k < until and not (run.max_steps is not None and run.k >= run.max_steps) and not (run.broken or run.late):
                 try:
                     run.timed(lambda: run.solver.step(run.oracle, run.state))
-                    run.k += 1
+                    run.k += not run.late
                 except NonFiniteGradient:
                     run.broken = True
-            status = run.verdict(max_seconds)
+            status = run.verdict()
 
 
 def _own(point: Point) -> Point:
@@ -326,9 +385,10 @@ def _prepare(
         from .callbacks import Progress
 
         callbacks.append(Progress())
-    run = Run(problem, solver, seed, solver.max_steps if max_steps is None else max_steps, callbacks)
-    with torch.inference_mode(False), torch.no_grad():
-        run.begin(start, None if resume is None else Path(resume))
+    no_inference_mode()
+    run = Run(problem, solver, seed, solver.max_steps if max_steps is None else max_steps, max_seconds, callbacks)
+    with torch.no_grad():
+        run.begin(start)
     return run
 
 

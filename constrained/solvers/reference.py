@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .. import kkt
+from ..core.deadline import OutOfTime
 from ..core.errors import Unsuitable, extra
 from ..core.options import Positive, Steps
 from ..core.problem import Point
@@ -64,6 +65,9 @@ class _Reference(Solver[ConstrainedOracle, ReferenceState]):
         view = View(oracle, state.x)
         try:
             found, iterations, said = self.run(view)
+        except OutOfTime:
+            x, said = view.vec(view.seen), "stopped at the limit of time"
+            return replace(state, k=1, x=x, iterations=0, said=said, outcome=Status.MAX_SECONDS)
         except ValueError as error:  # scipy's linear algebra on NaN
             found, iterations, said = view.x0, 0, str(error)
         x = view.vec(found)
@@ -96,6 +100,7 @@ class View:
         self.x0 = start.ravel().double().cpu().numpy().copy()
         infinite = [oracle.X.project(start.map(lambda leaf, s=s: torch.full_like(leaf, s))) for s in (-np.inf, np.inf)]
         self.low, self.high = (bound.ravel().double().cpu().numpy() for bound in infinite)
+        self.seen = self.x0  # where the last gradient was asked for: of these solvers, where they stand
         self._at: tuple[bytes, Any] | None = None
 
     def vec(self, x: np.ndarray) -> Vec:
@@ -111,6 +116,7 @@ class View:
         return float(self.tape(x).value)
 
     def gradient(self, x: np.ndarray) -> np.ndarray:
+        self.seen = np.array(x)
         return self.tape(x).gradient.double().cpu().numpy()
 
     def c(self, x: np.ndarray) -> np.ndarray:

@@ -13,8 +13,9 @@ from ..live import LiveVec
 from ..vec import Tree, Vec
 from .counts import Calls
 from .function import Function
+from .leaves import differentiable, leaves_of, shaped, split
 from .matrix import Matrix, is_sparse, matrix
-from .objective import backwards, differentiable, gradients, shaped, split
+from .objective import backwards, gradients
 
 
 class Constraint:
@@ -36,14 +37,14 @@ class Constraint:
 
     def value(self, args: Sequence[Vec]) -> Tensor:
         self.calls.of(self.name).values += 1
-        with torch.no_grad():
-            return self.evaluate([vec.detach().tree() for vec in args]).double()
+        with torch.enable_grad():
+            return self.evaluate(leaves_of(args, self.own.vjp is None and self.own.jacobian is None)).detach().double()
 
     def vjp(self, args: Sequence[Vec], weights: Tensor) -> list[Vec]:
         self.calls.of(self.name).vjps += 1
         trees = [vec.detach().tree() for vec in args]
         if self.own.vjp is not None:
-            with torch.no_grad():
+            with torch.enable_grad():
                 given = self.own.vjp(*trees, weights)
             return [shaped(part, vec, f"{self.name}.vjp") for part, vec in zip(given if len(args) > 1 else (given,), args)]
         if self.own.jacobian is not None:
@@ -76,7 +77,7 @@ class Constraint:
         Raises ProblemError where one has another shape.
         """
         assert self.own.jacobian is not None
-        with torch.no_grad():
+        with torch.enable_grad():
             given = self.own.jacobian(*[vec.detach().tree() for vec in args])
         return [self._matrix(part, vec, m) for part, vec in zip(given if len(args) > 1 else (given,), args)]
 

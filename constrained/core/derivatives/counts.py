@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 
+from ..deadline import look
+
 
 @dataclass
 class Count:
@@ -43,6 +45,8 @@ class Calls:
     purpose: str = "solve"
 
     def of(self, function: str) -> Count:
+        """The count of a function that is about to be called: the time may be over."""
+        look()
         return self.by.setdefault(self.purpose, {}).setdefault(function, Count())
 
     @contextlib.contextmanager

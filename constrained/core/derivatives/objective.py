@@ -24,6 +24,7 @@ from ..processes import Ranks
 from ..vec import Tree, Vec
 from .counts import Calls
 from .function import Function
+from .leaves import differentiable, leaves_of, shaped, split
 
 
 # -- a scalar function, ready to differentiate ------------------------------------------------------------------------------
@@ -97,9 +98,10 @@ class Objective:
     def value(self, args: Sequence[Vec], draw: Draw | None = None) -> Tensor:
         """0-dim float64."""
         self.calls.of(self.name).values += 1
-        with torch.no_grad():
-            trees = [vec.detach().tree() for vec in args]
-            value = self.evaluate(trees, self._at(draw)).double()
+        trees = leaves_of(args, self.own.gradient is None)
+        alive = any(isinstance(vec, live.LiveVec) for vec in args)  # whose forward would prepare its backward
+        with torch.no_grad() if alive else torch.enable_grad():
+            value = self.evaluate(trees, self._at(draw)).detach().double()
         live.resharded(trees)
         if self.ranks is not None:
             self.ranks.mean_([value])
@@ -129,8 +131,8 @@ class Objective:
         assert self.own.gradient is not None
         trees = [vec.detach().tree() for vec in args]
         batch = (draw.batch,) if self.takes_batch else ()
-        with torch.no_grad():
-            value = self.evaluate(trees, draw)
+        with torch.enable_grad():
+            value = self.evaluate(trees, draw).detach()
             with randomness(draw.key, trees):
                 given = self.own.gradient(*trees, *batch)
         parts = (given,) if len(args) == 1 else given
@@ -285,7 +287,7 @@ class Linearization:
 
     def _call_own(self, own: Callable[..., Any], v: Vec) -> Tree:
         batch = (self.draw.batch,) if self.objective.takes_batch else ()
-        with torch.no_grad(), randomness(self.draw.key, self.args):
+        with torch.enable_grad(), randomness(self.draw.key, self.args):
             return own(*[vec.detach().tree() for vec in self.args], v.detach().tree(), *batch)
 
     def _backward(self, v: Sequence[Tensor], row: int, col: int, back: Backward) -> Sequence[Tensor]:
@@ -365,36 +367,3 @@ def randomness(key: tuple[int, int, int] | None, args: Sequence[Any]) -> Iterato
 
 def _tensors(arg: Any) -> list[Tensor]:
     return list(arg.parameters()) if isinstance(arg, torch.nn.Module) else Vec.of(arg).leaves
-
-
-def shaped(tree: Tree, like: Vec, name: str) -> Vec:
-    """A tree that must have the structure and shapes of a variable."""
-    vec = Vec.of(tree, name)
-    leaves = vec.leaves
-    if vec.spec != like.spec:  # a dict may come back in another order (JAX sorts the keys)
-        by_path = dict(zip(vec.paths(), vec.leaves))
-        if set(by_path) != set(like.paths()):
-            raise ProblemError(f"{name}: expected the entries {like.paths()}, got {vec.paths()}")
-        leaves = [by_path[path] for path in like.paths()]
-    got, wanted = [tuple(leaf.shape) for leaf in leaves], [tuple(leaf.shape) for leaf in like.leaves]
-    if got != wanted:
-        raise ProblemError(f"{name}: expected shapes {wanted}, got {got}")
-    return like.like(leaf.to(ref.dtype) for leaf, ref in zip(leaves, like.leaves))
-
-
-def differentiable(args: Sequence[Vec], wrt: Sequence[int]) -> tuple[list[Tree], list[Tensor]]:
-    if torch.is_inference_mode_enabled():
-        raise ProblemError("torch.inference_mode() is on: nothing can be differentiated; torch.no_grad() is fine")
-    trees, inputs = [], []
-    for i, vec in enumerate(args):
-        leaves = [leaf.detach().requires_grad_(i in wrt) for leaf in vec.leaves]
-        if i in wrt:
-            inputs += leaves
-        trees.append(vec.like(leaves).tree())
-    return trees, inputs
-
-
-def split(found: Sequence[Tensor | None], args: Sequence[Vec], wrt: Sequence[int]) -> list[Vec]:
-    """Gradients by argument; a leaf the function ignores has gradient zero."""
-    full = iter(found)
-    return [args[i].like(torch.zeros_like(at) if (g := next(full)) is None else g for at in args[i].leaves) for i in wrt]

@@ -17,14 +17,16 @@ from ..errors import Unsuitable
 from ..vec import Vec
 from .constraint import Constraint
 from .function import Function
+from .leaves import no_inference_mode, shaped
 from .matrix import Matrix, matrix
-from .objective import Backward, Draw, Objective, backward, backwards, shaped
+from .objective import Backward, Draw, Objective, backward, backwards
 
 
 class Tape:
     """f(x) and c(x): `value` (0-dim float64), `c` (m entries). Derivatives are computed when asked for, each counted."""
 
     def __init__(self, f: Objective, c: Constraint | None, x: Vec, draw: Draw | None = None):
+        no_inference_mode()
         self.f, self._c, self.at, self.draw = f, c, x, f._at(draw)
         f.calls.of(f.name).rows += self.draw.rows
         with torch.enable_grad():
@@ -36,10 +38,10 @@ class Tape:
     def _value_of(self, part: Objective | Constraint, differentiate: bool) -> Tensor:
         """f or c, with its graph where it will be differentiated."""
         part.calls.of(part.name).values += 1
-        with torch.enable_grad() if differentiate else torch.no_grad():
-            if isinstance(part, Objective):
-                return part.evaluate([self._tree], self.draw)
-            return part.evaluate([self._tree]).to(self.x.dtype)
+        tree = self._tree if differentiate else self.at.detach().tree()
+        with torch.enable_grad():
+            found = part.evaluate([tree], self.draw) if isinstance(part, Objective) else part.evaluate([tree]).to(self.x.dtype)
+        return found if differentiate else found.detach()
 
     @functools.cached_property
     def value(self) -> Tensor:
@@ -210,7 +212,7 @@ class Lagrangian:
         assert part.own.hessian is not None
         n, (before, after) = self.tape.at.size, self._beside(part)
         part.calls.of(part.name).hessians += 1
-        with torch.no_grad():
+        with torch.enable_grad():
             given = part.own.hessian(self.tape.at.detach().tree(), *before, *after)
         return matrix(given, (n, n), self.tape.x, f"{part.name}.hessian")
 
@@ -219,7 +221,7 @@ class Lagrangian:
         hvp, at, (before, after) = part.own.hvp, self.tape.at, self._beside(part)
         if hvp is None:
             return self.summands[part.name] @ u
-        with torch.no_grad():
+        with torch.enable_grad():
             each = [hvp(at.detach().tree(), *before, at.unravel(v).tree(), *after) for v in u.reshape(-1, at.size)]
         return torch.stack([shaped(one, at, f"{part.name}.hvp").ravel() for one in each]).reshape(u.shape)
 

@@ -16,8 +16,8 @@ from constrained.core.derivatives import objective as objectives
 from constrained.core.derivatives.constraint import Constraint
 from constrained.core.derivatives.counts import Calls, Count
 from constrained.core.derivatives.function import Function
+from constrained.core.derivatives.leaves import shaped
 from constrained.core.derivatives.matrix import Matrix, matrix
-from constrained.core.derivatives.objective import shaped
 from constrained.core.errors import ProblemError, Unsuitable
 from constrained.core.vec import Vec
 

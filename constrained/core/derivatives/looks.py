@@ -1,0 +1,126 @@
+"""Looks at a function before a solver does: are its first derivatives those of its values, or do some get lost on the way?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import BilevelError, NonFiniteStart, ProblemError
+from ..vec import Vec
+from .constraint import Constraint
+from .finite_differences import Finding, compare, direction
+from .objective import Draw, Objective
+
+NEAR = 0.1  # times 1 + |x|: how far points are that derivatives are looked at
+APART = (NEAR, 1.0)  # the same where a derivative is zero
+BETWEEN = 8  # points between two, of which one with a slope tells a plateau from a lost derivative
+
+Project = Callable[[Vec], Vec]
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """f(args), or w'c(args) with random w, and its gradients. names: of the arguments."""
+
+    name: str
+    names: tuple[str, ...]
+    value: Callable[[Sequence[Vec]], Tensor]
+    gradient: Callable[[Sequence[Vec]], tuple[Tensor, list[Vec]]]
+    size: Callable[[Tensor], float]  # of what its value is a sum of
+
+    @staticmethod
+    def of(
+        part: Objective | Constraint, args: Sequence[Vec], names: tuple[str, ...], generator: torch.Generator, draw: Draw | None
+    ) -> Scalar:
+        """f with one draw; of a constraint a combination of its rows, drawn at `args`."""
+        if isinstance(part, Objective):
+
+            def gradient(at: Sequence[Vec]) -> tuple[Tensor, list[Vec]]:
+                return part.gradient(at, draw, tuple(range(len(at))))
+
+            return Scalar(part.name, names, lambda at: part.value(at, draw), gradient, lambda value: abs(float(value)))
+        like = part.value(args)
+        w = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+        def combined(at: Sequence[Vec]) -> tuple[Tensor, list[Vec]]:
+            return w @ part.value(at), part.vjp(at, w.to(at[0].dtype))
+
+        length = float(like.norm()) * float(w.norm())
+        return Scalar(part.name, names, lambda at: w @ part.value(at), combined, lambda _: length)
+
+
+def start(scalar: Scalar, args: Sequence[Vec], given: str) -> list[Vec]:
+    """The gradients at the start; values and they are there and finite. `given`: what the user's function gets.
+
+    Raises ProblemError; NonFiniteStart.
+    """
+    try:
+        value, grads = scalar.gradient(args)
+    except BilevelError:
+        raise
+    except Exception as cause:  # the user's function, with whatever it raises
+        raise ProblemError(f"{scalar.name}: raised {type(cause).__name__} at the start, given {given}: {cause}") from cause
+    if not bool(value.isfinite()):
+        raise NonFiniteStart(f"{scalar.name}: its value is {float(value)} at the start")
+    for name, grad in zip(scalar.names, grads):
+        if not bool(grad.finite()):
+            raise NonFiniteStart(f"{scalar.name}: its gradient in {name} is NaN or infinite at the start")
+    return grads
+
+
+def nothing_lost(scalar: Scalar, args: Sequence[Vec], grads: Sequence[Vec], project: Sequence[Project]) -> None:
+    """Raise ProblemError where a derivative that is 0 at the start is 0 near it too, while values there differ."""
+    for i, grad in enumerate(grads):
+        if float(grad.max_norm()) == 0:
+            _not_lost(scalar, args, i, project)
+
+
+def _not_lost(scalar: Scalar, args: Sequence[Vec], i: int, project: Sequence[Project]) -> None:
+    """The same for argument i. All arguments move.
+
+    At the start itself more than that may vanish: a penalty has no slope in its weight where the weights that it is on are 0.
+    """
+    generator, eps = torch.Generator().manual_seed(0), torch.finfo(args[0].dtype).eps
+    for far in APART:
+        here = [to(_moved(arg, far, generator)) for arg, to in zip(args, project)]
+        there = [to(_moved(arg, far, generator)) if j == i else h for j, (arg, h, to) in enumerate(zip(args, here, project))]
+        a, b = float(scalar.value(here)), float(scalar.value(there))
+        if not abs(a - b) > 1e4 * eps * (abs(a) + abs(b)):  # NaN too
+            continue
+        steps = torch.linspace(0, 1, BETWEEN).tolist()
+        points = [[h.add(t - h, step) if j == i else h for j, (h, t) in enumerate(zip(here, there))] for step in steps]
+        if all(float(scalar.gradient(at)[1][i].max_norm()) == 0 for at in points):
+            name = scalar.names[i]
+            raise ProblemError(
+                f"{scalar.name}: its derivative in {name} is 0, but its values change with {name}: expected torch operations on "
+                f"{name} all the way, got .detach(), .item(), numpy or a step function"
+            )
+
+
+def _moved(arg: Vec, far: float, generator: torch.Generator) -> Vec:
+    return arg.add(direction(arg, generator), far * (1.0 + float(arg.norm())))
+
+
+def compared(scalar: Scalar, args: Sequence[Vec], labels: Sequence[str], generator: torch.Generator) -> list[Finding]:
+    """Its derivatives in each argument along a random direction against central differences of its values."""
+    eps = torch.finfo(args[0].dtype).eps
+    value, grads = scalar.gradient(args)
+    findings = []
+    for i, (arg, grad, label) in enumerate(zip(args, grads, labels)):
+        d = direction(arg, generator)
+        h = eps ** (1 / 3) * max(1.0, float(arg.max_norm()))
+
+        def along(t: float, i: int = i, d: Vec = d) -> Tensor:
+            return scalar.value([v.add(d, t) if j == i else v for j, v in enumerate(args)])
+
+        findings.append(compare(label, grad @ d, along, scalar.size(value), h, eps))
+    return findings
+
+
+def off_at_both(findings: Sequence[Sequence[Finding]]) -> dict[str, float]:
+    """Relative errors of what is off at each of several points, by name: a kink within a difference is no error."""
+    bad = [{finding.name: finding.error for finding in found if not finding.ok} for found in findings]
+    return {name: min(one[name] for one in bad) for name in bad[0] if all(name in one for one in bad)}
