@@ -18,7 +18,8 @@ LIBRARY = [name for name in MODULES if not name.startswith("problems")]
 # Lowest first. A module belongs to the longest entry that it starts with, and imports from its own floor and below.
 TABLE = """
 constrained.core.deadline
-constrained.core.errors constrained.core.version constrained.core.moved constrained.core.status constrained.core.upgrade
+constrained.core.errors constrained.core.version constrained.core.moved constrained.core.status constrained.core.upgrade \
+    constrained.core.files
 constrained.core.options constrained.core.arguments constrained.core.vec
 constrained.core.states constrained.core.data constrained.core.processes
 constrained.core.live constrained.core.sources constrained.core.stream

@@ -2,8 +2,9 @@
 
 errors, version, status, moved     the exceptions; how a solve ends and what a problem has; old names of modules
 options, vec                       ranges in annotations; a variable of any structure as one vector
+files                              files written whole or not at all
 states, data, sources, stream      states under names of their own; where batches come from
-processes, live                    several processes; modules that move in place
+processes, live, digest            several processes; modules that move in place; what tells data from other data
 derivatives/                       the only place that differentiates
 variables, problem, solver         the user's values as vectors; what a solver is given, and what one is
 optimizers, torch_optimizer        steps along a gradient for stochastic methods

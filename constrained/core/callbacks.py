@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import checkpoint_folder, files
 from .arguments import expect
 from .errors import OptionError, OutputError, extra
 from .event import Event
@@ -63,21 +64,23 @@ class History:
         return {"rows": [dict(row) for row in self.rows]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows = [dict(row) for row in state["rows"]]
+        self.rows = [{"k": row["k"], **row} for row in state["rows"]]
 
 
 class Checkpoint:
     """Writes `path` every `every` steps, at most once in `seconds`, and at the end. Resume with `solve(..., resume=path)`.
 
     List it after callbacks with a state of their own (History), so that these are saved as they stand. The file is replaced
-    atomically, the one before stays as NAME.previous. Raises OutputError at once where the folder cannot be written.
+    atomically, the one before stays as NAME.previous; a link stays one, and the file that it names is replaced. A writer that is
+    killed may leave NAME.<16 hex digits>.tmp, which you may delete. Raises OutputError at once where the folder cannot be
+    written, or something else than a regular file is in the way.
 
     >>> import tempfile
     >>> saver = Checkpoint(Path(tempfile.mkdtemp()) / "run.pt", every=10)
     """
 
     def __init__(self, path: Path | str, *, every: int = 1, seconds: float = 0.0):
-        self.path = _writable("Checkpoint", path)
+        self.path = _file("Checkpoint", path)
         self.every = expect("Checkpoint: every", every, Steps)
         self.seconds = seconds
         self._last = float("-inf")
@@ -112,7 +115,7 @@ class StopWhen:
         return {"held": self.held}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.held = state["held"]
+        self.held = int(state["held"])
 
 
 class EarlyStopping:
@@ -141,7 +144,7 @@ class EarlyStopping:
         self.patience = expect("EarlyStopping: patience", patience, Steps)
         self.every = expect("EarlyStopping: every", every, Steps)
         self.least = expect("EarlyStopping: least", least, NonNegative)
-        self.path = None if path is None else _writable("EarlyStopping", path)
+        self.path = None if path is None else _file("EarlyStopping", path)
         self.best, self.step, self.waited, self.looked = math.inf, 0, 0, 0
 
     def __call__(self, event: Event) -> bool:
@@ -161,7 +164,8 @@ class EarlyStopping:
         return {"best": self.best, "step": self.step, "waited": self.waited, "looked": self.looked}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.step, self.waited, self.looked = (state[name] for name in ("best", "step", "waited", "looked"))
+        self.best = float(state["best"])
+        self.step, self.waited, self.looked = (int(state[name]) for name in ("step", "waited", "looked"))
 
 
 class TensorBoard:
@@ -175,7 +179,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path | str, *, every: int = 1):
         extra("tensorboard", "watch")
-        self.folder = _writable("TensorBoard", Path(folder) / "events").parent
+        self.folder = _folder("TensorBoard", Path(folder))
         self.every = expect("TensorBoard: every", every, Steps)
         self._writer: Any = None
         self._speed = Speed()
@@ -258,25 +262,38 @@ class Progress:
             self._bar = None
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path | str, text: str) -> None:
     """Write a file whole or not at all."""
-    path = Path(path)
-    spare = path.with_name(path.name + ".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        spare.write_text(text)
-        os.replace(spare, path)
-    except OSError as cause:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(path) as file:
+            file.write(text.encode())
+    except (OSError, ValueError) as cause:  # ValueError: a name with a null character
         raise OutputError(f"{path}: cannot be written: {cause}") from cause
 
 
-def _writable(owner: str, path: Path | str) -> Path:
-    """The path, its folder made. Raises OutputError where it cannot be written."""
-    folder = Path(path).parent
+def _folder(owner: str, folder: Path) -> Path:
+    """The folder, made. Raises OutputError where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as cause:
+    except (OSError, ValueError) as cause:
         raise OutputError(f"{owner}: the folder {folder} cannot be made: {cause}") from cause
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{owner}: the folder {folder} cannot be written")
-    return Path(path)
+    return folder
+
+
+def _file(owner: str, path: Path | str) -> Path:
+    """The path of a checkpoint, its folder made. Raises OutputError where none can be written."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise OptionError(f"{owner}: path: expected the path of a file, got {path!r:.60}")
+    path = Path(path)
+    _folder(owner, path.parent)
+    try:
+        sharded = path.is_symlink() and (path / checkpoint_folder.HEADER).is_file()
+        folder = path.parent if sharded else files.target(path).parent  # a link leads elsewhere
+    except OSError as cause:
+        raise OutputError(f"{owner}: {path} cannot be written: {cause}") from cause
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{owner}: the folder {folder} cannot be written")
+    return path

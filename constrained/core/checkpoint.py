@@ -6,33 +6,37 @@ rebuilt from classes the library registered (`states.STATES`), never from names 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
-import shutil
-from collections.abc import Mapping
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import checkpoint_folder
-from .errors import CheckpointError, OutputError
+from . import checkpoint_folder, files
+from .errors import BilevelError, CheckpointError, OutputError
 from .live import sharded as is_sharded
 from .processes import Ranks
-from .states import ENUMS, name_of, rebuilt
+from .states import ENUMS, misfit, name_of, rebuilt
 from .upgrade import upgraded
 from .vec import Vec, filled, of_tree, structure
 
 FORMAT, OLDER = "bilevel-checkpoint/2", ("bilevel-checkpoint/1",)
+NEWER = r"bilevel-checkpoint/([3-9]|\d{2,9})"
+LARGEST = 2**28  # bytes of a tensor that a file may describe with fewer, as an expanded one
 
 
 def save(path: Path, header: dict[str, Any], state: Any, variables: dict[str, Vec], ranks: Ranks | None = None) -> None:
-    """Write to a temporary file, fsync, rename; the previous checkpoint stays beside it as NAME.previous. Of several processes
-    the first writes; all of them where variables are sharded (`checkpoint_folder.py`).
+    """Replace the file at `path`, or at the end of the links there; the one before stays beside it as NAME.previous. Of several
+    processes the first writes; all of them where variables are sharded (`checkpoint_folder.py`). Raises OutputError.
     """
     flat: dict[str, Tensor] = {}
     header = {**header, "structure": _encode(state, "state", flat, variables)}
@@ -47,47 +51,28 @@ def save(path: Path, header: dict[str, Any], state: Any, variables: dict[str, Ve
         ranks.wait()
         return
     content = {"format": FORMAT, "header": text, "tensors": flat, "digest": _digest(text, flat)}
-    path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        name = path.with_name(path.name + ".tmp")  # one name, so that a killed writer leaves nothing that the next does not use
-        try:
-            with open(name, "wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            _keep_previous(path)
-            os.replace(name, path)
-        except BaseException:
-            name.unlink(missing_ok=True)
-            raise
-    except OSError as cause:
-        raise OutputError(f"checkpoint {path}: cannot be written: {cause}") from cause
-
-
-def _keep_previous(path: Path) -> None:
-    """A second name for the file about to be replaced: `path` itself exists at every moment."""
-    if not path.exists():
-        return
-    spare = path.with_name(path.name + ".previous.tmp")
-    spare.unlink(missing_ok=True)
-    try:
-        os.link(path, spare)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, spare)
-    os.replace(spare, path.with_name(path.name + ".previous"))
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(path, keep=True) as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError, ValueError) as cause:  # of torch's zip writer; of a name with a null character
+        raise OutputError(f"checkpoint {path}: cannot be written: {files.reason(cause)}") from cause
 
 
 def load(path: Path, variables: Mapping[str, Vec] | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors. Raises CheckpointError where the file is missing, damaged or of another format."""
     path = Path(path)
-    if (path / checkpoint_folder.HEADER).is_file():
+    try:
+        sharded, there = (path / checkpoint_folder.HEADER).is_file(), path.is_file()
+    except (OSError, ValueError) as cause:
+        raise CheckpointError(f"checkpoint {path!s:.200}: cannot be read: {cause!s:.200}") from cause
+    if sharded:
         content, tensors = checkpoint_folder.load(path, variables or {})
-        content = {**content, "tensors": tensors}
         return _header(path, content, {}), tensors
-    if not path.is_file():
+    if not there:
         raise CheckpointError(f"checkpoint {path}: no such file")
     try:
+        _small(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as cause:  # torch raises many kinds on a file that is not its own
         raise CheckpointError(f"checkpoint {path}: {_damaged(path)} ({type(cause).__name__})") from cause
@@ -95,25 +80,58 @@ def load(path: Path, variables: Mapping[str, Vec] | None = None) -> tuple[dict[s
     return header, content["tensors"]
 
 
+def _small(path: Path) -> None:
+    """Raise ValueError for a file that says it holds more than its own size: torch writes zips without compression."""
+    with zipfile.ZipFile(path) as parts:
+        kinds = {part.compress_type for part in parts.infolist()}
+        if kinds != {zipfile.ZIP_STORED} or sum(part.file_size for part in parts.infolist()) > path.stat().st_size:
+            raise ValueError("compressed, or larger than the file")
+
+
 def _header(path: Path, content: Any, hashed: Any) -> dict[str, Any]:
     """The header of a checkpoint's content, whose digest is that of the header and of the tensors `hashed`."""
     found = content.get("format") if isinstance(content, dict) else None
     if found not in (FORMAT, *OLDER):
-        raise CheckpointError(f"checkpoint {path}: expected format {FORMAT!r}, got {found!r}")
+        newer = ", which a newer version writes" if isinstance(found, str) and re.fullmatch(NEWER, found) else ""
+        raise CheckpointError(f"checkpoint {path}: expected format {FORMAT!r}, got {found!r:.60}{newer}")
     try:
+        if any(tensor.numel() * tensor.element_size() > max(LARGEST, path.stat().st_size) for tensor in hashed.values()):
+            raise ValueError("a tensor is larger than the file")
         if content["digest"] != _digest(content["header"], hashed):
             raise ValueError("the digest differs")
         header = json.loads(content["header"] if found == FORMAT else upgraded(content["header"]))
-        if not {"run", "k", "seconds", "calls", "callbacks", "structure"} <= set(header):
-            raise ValueError("the header lacks entries")
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as cause:
-        raise CheckpointError(f"checkpoint {path}: {_damaged(path)} ({type(cause).__name__}: {cause})") from cause
+        _complete(header)
+    except Exception as cause:  # whatever a forged file holds
+        raise CheckpointError(f"checkpoint {path}: {_damaged(path)} ({type(cause).__name__}: {cause!s:.200})") from cause
     return header
 
 
+def _complete(header: Any) -> None:
+    """Raise ValueError where entries are absent or of another kind."""
+    kinds = {"run": dict, "k": int, "seconds": (int, float), "calls": dict, "callbacks": list}
+    kinds |= {name: dict for name in ("samplers", "data") if name in header}  # absent in files of before there were any
+    bad = [name for name, kind in kinds.items() if not isinstance(header.get(name), kind)]
+    if bad or "structure" not in header or not (header["k"] >= 0 and 0 <= header["seconds"] < math.inf):
+        raise ValueError(f"the header lacks entries: {', '.join(bad)}")
+
+
 def _damaged(path: Path) -> str:
-    previous = path.with_name(path.name + ".previous")
-    return "not a checkpoint, or damaged" + (f"; {previous.name} beside it is the one before" if previous.exists() else "")
+    with contextlib.suppress(OSError):
+        previous = Path(os.path.realpath(path) + files.PREVIOUS)
+        if previous.exists():
+            return f"not a checkpoint, or damaged; {previous.name} beside it is the one before"
+    return "not a checkpoint, or damaged"
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What a file brings about is a CheckpointError, whatever it is; the library's own errors pass."""
+    try:
+        yield
+    except BilevelError:
+        raise
+    except Exception as cause:
+        raise CheckpointError(f"checkpoint {path}: its state does not fit ({type(cause).__name__}: {cause!s:.200})") from cause
 
 
 def _digest(header: str, tensors: dict[str, Tensor]) -> str:
@@ -150,10 +168,8 @@ def _same(saved: Any, now: Any) -> bool:
 
 def restore(path: Path, header: dict[str, Any], tensors: dict[str, Tensor], variables: dict[str, Vec]) -> Any:
     """The state, on the variables' device."""
-    try:
+    with reading(path):
         return _decode(header["structure"], tensors, variables)
-    except (KeyError, TypeError) as cause:
-        raise CheckpointError(f"checkpoint {path}: its state does not fit this version ({cause})") from cause
 
 
 def _encode(value: Any, path: str, flat: dict[str, Tensor], variables: dict[str, Vec]) -> Any:
@@ -193,9 +209,12 @@ def _decode(spec: Any, flat: dict[str, Tensor], variables: dict[str, Vec]) -> An
     if "tensor" in spec:
         return flat[spec["tensor"]] if spec["host"] else flat[spec["tensor"]].to(next(iter(variables.values())).device)
     if "vec" in spec:
-        like, leaves = spec["vec"], (flat[path] for path in spec["leaves"])
+        like, leaves = spec["vec"], [flat[path] for path in spec["leaves"]]
+        if not all(leaf.is_floating_point() for leaf in leaves):
+            raise TypeError(f"{spec['leaves']}: expected floating-point entries")
         if isinstance(like, str):
-            return variables[like].like(found.to(leaf.device) for found, leaf in zip(leaves, variables[like].leaves))
+            pairs = zip(leaves, variables[like].leaves, strict=True)
+            return variables[like].like(found.to(leaf.device) for found, leaf in pairs)
         device = next(iter(variables.values())).device
         return of_tree(filled(like, (leaf.to(device) for leaf in leaves), variables))
     if "dict" in spec:
@@ -206,4 +225,7 @@ def _decode(spec: Any, flat: dict[str, Tensor], variables: dict[str, Vec]) -> An
         return [_decode(v, flat, variables) for v in spec["list"]]
     if "enum" in spec:
         return ENUMS[spec["enum"]][spec["member"]]
-    return rebuilt(spec["state"], {name: _decode(v, flat, variables) for name, v in spec["fields"].items()})
+    found = rebuilt(spec["state"], {name: _decode(v, flat, variables) for name, v in spec["fields"].items()})
+    if (bad := misfit(found)) is not None:
+        raise TypeError(f"{spec['state']}: {bad} is of another kind")
+    return found

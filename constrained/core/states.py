@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import functools
 import importlib
+import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, dataclass_transform
@@ -111,6 +113,38 @@ def fitted(cls: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
         found = cls.upgraded(found)
     kinds = typing.get_type_hints(cls) if any(_words(value) for value in found.values()) else {}
     return {name: _members(kinds[name], value) if _words(value) else value for name, value in found.items()}
+
+
+def misfit(state: Any) -> str | None:
+    """The first field of a state of these packages that is not of its annotation; of your own classes none is asked."""
+    if type(state).__module__.partition(".")[0] not in ("constrained", "bilevel"):
+        return None
+    kinds = _kinds(type(state))
+    return next((name for name, kind in kinds.items() if not _of_kind(getattr(state, name), kind)), None)
+
+
+@functools.cache
+def _kinds(cls: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _of_kind(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated type; True of what cannot be told."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_of_kind(value, part) for part in parts)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        parts = parts[:1] * len(value) if parts[-1] is ... else parts
+        return len(parts) == len(value) and all(map(_of_kind, value, parts))
+    if origin in (dict, Mapping):
+        return isinstance(value, dict) and all(_of_kind(part, parts[1]) for part in value.values())
+    if kind in (int, float):
+        whole = type(value) is int and abs(value) < 2**63
+        return whole or (kind is float and isinstance(value, float))
+    return isinstance(value, kind) if isinstance(kind, type) and origin is None and kind is not Any else True
 
 
 def _words(value: Any) -> bool:
