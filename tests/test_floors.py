@@ -22,7 +22,7 @@ constrained.core.errors constrained.core.version constrained.core.moved constrai
     constrained.core.files
 constrained.core.options constrained.core.arguments constrained.core.vec
 constrained.core.states constrained.core.data constrained.core.processes
-constrained.core.live constrained.core.sources constrained.core.stream
+constrained.core.live constrained.core.sources constrained.core.stream constrained.core.digest
 constrained.core.derivatives
 constrained.core.variables constrained.core.problem
 constrained.core.optimizers constrained.core.torch_optimizer constrained.core.solver

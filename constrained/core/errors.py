@@ -5,7 +5,7 @@
     │   └── NonFiniteStart  a function is NaN or infinite at the start (which one is named)
     ├── OptionError         a solver's option out of range, of the wrong kind, or misspelt
     ├── Unsuitable          this solver cannot handle this problem; the message names the feature and a solver that fits
-    ├── CheckpointError     a file that is not a checkpoint, or one of another problem, solver or format
+    ├── CheckpointError     a file that is not a checkpoint, or one of another problem, solver, data or format
     ├── MissingExtra        an optional package is not installed; the message holds the pip command
     ├── OutputError         a folder or file that cannot be written
     ├── NonFiniteGradient   of a live variable; a run ends as NONFINITE before a step is made with it

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,8 @@ from .choice import default_solver, suit, tolerance
 from .deadline import OutOfTime, within
 from .derivatives.counts import Calls
 from .derivatives.leaves import no_inference_mode
-from .errors import NonFiniteGradient, OptionError
+from .digest import digest
+from .errors import CheckpointError, NonFiniteGradient, OptionError
 from .event import Callback, Event
 from .live import LiveVec, reloaded
 from .options import INF, Count, Range, Steps
@@ -64,6 +66,7 @@ class Run:
         self.details, self.found = "", {}  # what the problem's residuals say, in words and numbers
         self.start: Any = None
         self.fingerprint: list[float] = []  # tells this problem from others of its signature
+        self.notes: tuple[str, ...] = ()  # on what it was resumed from
 
     def begin(self, start: Point | None) -> None:
         """Look at the problem's functions at the start."""
@@ -75,19 +78,47 @@ class Run:
         if resume is None:
             self.timed(lambda: self.solver.init(self.oracle, self.start if self.live else _own(self.start)))
             return
-        header, tensors = checkpoint.load(Path(resume), self.oracle.variables)
-        checkpoint.compare(Path(resume), header["run"], self.identity())
-        self.state = checkpoint.restore(Path(resume), header, tensors, self.oracle.variables)
-        if self.live:  # the solver makes its copies of the module, and these take what was saved
+        header, tensors = checkpoint.load(resume, self.oracle.variables)
+        checkpoint.compare(resume, header["run"], self.identity())
+        self.compare_data(resume, header.get("data", {}))
+        if header.get("version") != VERSION:
+            other = f"Resumed from a checkpoint of version {header.get('version')!s:.20}, this is {VERSION}"
+            self.notes += (f"{other}: the steps from here need not be those of an uninterrupted run.",)
+        self.state = checkpoint.restore(resume, header, tensors, self.oracle.variables)
+        with checkpoint.reading(resume):
             with self.oracle.calls.counting("check"):
-                self.state = reloaded(self.state, self.solver.init(self.oracle, self.start))
-        self.k, self.seconds = header["k"], header["seconds"]
-        self.oracle.calls.by.clear()
-        self.oracle.calls.by.update(Calls.from_dict(header["calls"]).by)
-        for callback, saved in zip(self.stateful(), header["callbacks"]):
-            callback.load_state_dict(saved)
-        for name, saved in header.get("samplers", {}).items():  # absent in checkpoints of before there were any
-            self.samplers()[name].load_state_dict(saved)
+                if self.live:  # the solver makes its copies of the module, and these take what was saved
+                    self.state = reloaded(self.state, self.solver.init(self.oracle, self.start))
+                if self.live or finite(self.state):  # a forged state shows here, and not as an error of the first step
+                    self.solver.terminate(self.oracle, self.state)
+                _ = [float(value) for value in self.solver.monitor(self.state).values()]
+            self.k, self.seconds = header["k"], header["seconds"]
+            self.oracle.calls.by.clear()
+            self.oracle.calls.by.update(Calls.from_dict(header["calls"]).by)
+            for callback, saved in zip(self.stateful(), header["callbacks"], strict=True):
+                callback.load_state_dict(saved)
+        samplers = self.samplers()
+        for name, saved in header.get("samplers", {}).items():
+            if name not in samplers:
+                raise CheckpointError(f"checkpoint {resume}: expected states of {[*samplers]}, got one of {name!r:.60}")
+            samplers[name].load_state_dict(saved)
+
+    @functools.cached_property
+    def data(self) -> dict[str, tuple[str, bool]]:
+        """The digest of each sampler's data, and whether it reaches all of it."""
+        return {name: digest(sampler) for name, sampler in self.problem.samplers().items()}
+
+    def compare_data(self, path: Path, saved: Mapping[str, Any]) -> None:
+        """Raise CheckpointError where a sampler holds other data than the one of the checkpoint; a note where none can tell."""
+        unknown = [name for name, (_, reached) in self.data.items() if not reached or name not in saved]
+        for name, (found, _) in self.data.items():
+            if saved.get(name, found) != found:
+                raise CheckpointError(
+                    f"checkpoint {path}: it is of another problem: {name} holds other data (its digest differs)"
+                )
+        if unknown:
+            why = "a checkpoint of before holds no digest, a stream or a dataset of your own has none"
+            self.notes += (f"Resumed without comparing the data of {', '.join(unknown)}: {why}.",)
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a checkpoint to continue here. The tolerance may change."""
@@ -122,6 +153,7 @@ class Run:
             "k": self.k,
             "seconds": self.seconds,
             "calls": self.oracle.calls.as_dict(),
+            "data": {name: found for name, (found, _) in self.data.items()},
         }
         header["callbacks"] = [callback.state_dict() for callback in self.stateful()]
         header["samplers"] = {name: sampler.state_dict() for name, sampler in self.samplers().items()}
@@ -258,7 +290,7 @@ def solve(
     """Solve a problem and say how well.
 
     solver: None picks one by the problem's features. start: where to begin, the problem's own variables if None. resume: a
-    checkpoint file of the same problem, solver and seed. tol: on the absolute residuals (float64 1e-6 bilevel, 1e-8
+    checkpoint file of the same problem, data, solver and seed. tol: on the absolute residuals (float64 1e-6 bilevel, 1e-8
     constrained; float32 1e-3, 1e-4). max_steps: the solver's own if None; with mini-batches it must be given. max_seconds:
     of the solver's own time, inside its steps too; its answer and the certificate may take half as much beside. check_every:
     steps between looks at the state. callbacks: functions of an `Event`; one that returns True stops the run. progress: a
@@ -296,7 +328,7 @@ def solve(
         status = Status.NONFINITE
     point = problem.finish(found)
     message = status.value if not run.details else f"{status.value[:-1]}: {run.details}."
-    notes = () if run.state is None else run.solver.notes(run.state)
+    notes = run.notes if run.state is None else (*run.solver.notes(run.state), *run.notes)
     if status is Status.CONVERGED and run.k <= 1 and Feature.LOWER in problem.features:
         notes += ("The residuals were within tol almost at the start: if the objectives are small, rescale them or lower tol.",)
     if not problem.exact:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from .data import Batch
-from .errors import ProblemError
+from .errors import CheckpointError, ProblemError
 
 END = object()
 
@@ -67,12 +67,15 @@ class Stream:
         return {"position": self._position, "loader": self._loader_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["loader"] is not None and self._stateful():
-            self._enter(state["position"], state["loader"])
+        position = state.get("position") if isinstance(state, Mapping) else None
+        if not isinstance(position, int) or position < 0:
+            raise CheckpointError(f"Stream: state: expected a position >= 0 and the loader's state, got {state!r:.80}")
+        if state.get("loader") is not None and self._stateful():
+            self._enter(position, state["loader"])
             return
-        if state["position"] < self._position:
+        if position < self._position:
             self._begin_again()
-        self._forward(state["position"])
+        self._forward(position)
 
     # -- helpers --------------------------------------------------------------------------------------------------------
     def _forward(self, position: int) -> None:

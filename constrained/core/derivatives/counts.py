@@ -69,7 +69,9 @@ class Calls:
 
     @classmethod
     def from_dict(cls, by: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Calls:
-        return cls({p: {name: Count(**count) for name, count in one.items()} for p, one in by.items()})
+        return cls(
+            {p: {name: Count(**{k: int(n) for k, n in count.items()}) for name, count in one.items()} for p, one in by.items()}
+        )
 
     def __getattr__(self, name: str) -> int:
         if name in Count.__dataclass_fields__:
