@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from constrained.core.arguments import expect
 from constrained.core.errors import OptionError
+from constrained.core.options import Steps
 
 LARGEST = 2**28  # numbers of the dense array: 2 GiB
 
@@ -18,6 +20,7 @@ def read_libsvm(path: str | Path, features: int | None = None) -> tuple[np.ndarr
     features: n, where the last features are zero in every row; None is the greatest index in the file. Raises OptionError naming
     file and line for what is no such file.
     """
+    features = expect("features", features, Steps | None)
     labels: list[float] = []
     rows: list[tuple[list[int], list[float]]] = []
     lines = _lines(path)
@@ -56,7 +59,7 @@ def _entries(where: str, words: list[str]) -> tuple[list[int], list[float]]:
     values: list[float] = []
     for word in words:
         index, colon, value = word.partition(":")
-        if not colon or not index.isascii() or not index.isdigit():
+        if not colon or not index.isascii() or not index.isdigit() or len(index) > 18:  # more than any array has
             raise OptionError(f"{where}: expected index:value, got {word!r}")
         if int(index) <= (indices[-1] if indices else 0):
             raise OptionError(f"{where}: expected ascending indices from 1, got {word!r}")

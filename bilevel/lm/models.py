@@ -43,7 +43,7 @@ def load_causal_lm(name: str | Path, *, dtype: torch.dtype = torch.float32, revi
     options: dict[str, Any] = {"dtype": dtype, "revision": revision, "trust_remote_code": False, "use_safetensors": True}
     try:
         return transformers.AutoModelForCausalLM.from_pretrained(str(name), **options).eval()
-    except (OSError, ValueError) as cause:
+    except (OSError, ValueError, extra("safetensors", "hf").SafetensorError) as cause:  # the last: a file cut short
         raise ProblemError(f"name: {name} cannot be loaded: {str(cause).strip().splitlines()[0]}") from cause
 
 

@@ -232,6 +232,15 @@ def test_a_line_that_is_wrong_is_named(text, tmp_path):
     assert all(word in message for word in words)
 
 
+def test_numbers_that_no_array_has(tmp_path):
+    with pytest.raises(OptionError, match="expected index:value"):
+        read_libsvm(rows("1 " + "9" * 5000 + ":1\n0 1:1\n", tmp_path))
+    path = rows("1 1:1\n0 1:2\n", tmp_path)
+    for features in (1.5, 0, "2", True):
+        with pytest.raises(OptionError, match="features"):
+            read_libsvm(path, features=features)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -233,6 +233,16 @@ def test_other_modules_are_saved_by_name_and_bad_places_refused(tmp_path):
             lm.load_causal_lm(**wrong)
 
 
+def test_a_model_cut_short_is_refused(tmp_path):
+    lm.save_model(made(), tmp_path)
+    file = tmp_path / "model.safetensors"
+    whole = file.read_bytes()
+    for part in (0, 5, 1000, len(whole) - 1):
+        file.write_bytes(whole[:part])
+        with pytest.raises(ProblemError, match="cannot be loaded"):
+            lm.load_causal_lm(tmp_path)
+
+
 def test_a_sharded_model_is_saved_whole(ids, tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
