@@ -89,7 +89,8 @@ def test_pickled_sets_load():
 def test_a_new_pickle_says_nothing_under_warnings_as_errors(tmp_path):
     case = next(case for case in OLD if case.name == "implicit-dict-module")
     (tmp_path / "result.pickle").write_bytes(pickle.dumps(run(case)))
-    code = "import pickle, sys; from pathlib import Path; print(pickle.loads(Path(sys.argv[1]).read_bytes()).status.name)"
+    code = "import copy, pickle, sys; from pathlib import Path; found = pickle.loads(Path(sys.argv[1]).read_bytes())"
+    code += "; print(copy.deepcopy(pickle.loads(pickle.dumps(found))).status.name)"
     command = [sys.executable, "-W", "error", "-c", code, str(tmp_path / "result.pickle")]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
