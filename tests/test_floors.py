@@ -28,6 +28,7 @@ constrained.core.variables constrained.core.problem
 constrained.core.optimizers constrained.core.torch_optimizer constrained.core.solver
 constrained.core.event constrained.core.result constrained.core.auto constrained.core.choice
 constrained.core.checkpoint constrained.core.checkpoint_folder
+constrained.core.running
 constrained.core.run constrained.core.callbacks constrained.core
 constrained.moved
 constrained.sets

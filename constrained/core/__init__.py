@@ -1,5 +1,6 @@
 """What every solver in both packages shares. Lowest first; a file imports only what stands above it here.
 
+deadline                           a limit of time that binds inside of everything
 errors, version, status, moved     the exceptions; how a solve ends and what a problem has; old names of modules
 options, vec                       ranges in annotations; a variable of any structure as one vector
 files                              files written whole or not at all
@@ -10,5 +11,6 @@ variables, problem, solver         the user's values as vectors; what a solver i
 optimizers, torch_optimizer        steps along a gradient for stochastic methods
 event, result, auto, choice        a moment of a run, its end, solvers in turn, which solver a problem gets
 checkpoint, checkpoint_folder      a state in a file, or in a folder written by several processes
-run, callbacks                     the only loop and the only clock; what watches it
+running                            one run from its start to its verdict, with the only clock
+run, callbacks                     the only loop; what watches it
 """

@@ -1,245 +1,29 @@
-"""The only loop and the only clock: `iterate` and `solve`."""
+"""The only loop: `iterate` and `solve`."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 import inspect
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 
-from . import checkpoint
 from .arguments import expect
 from .choice import default_solver, suit, tolerance
-from .deadline import OutOfTime, within
-from .derivatives.counts import Calls
 from .derivatives.leaves import no_inference_mode
-from .digest import digest
-from .errors import CheckpointError, NonFiniteGradient, OptionError
+from .errors import NonFiniteGradient, OptionError
 from .event import Callback, Event
-from .live import LiveVec, reloaded
 from .options import INF, Count, Range, Steps
 from .problem import Point, Problem
-from .processes import Ranks
 from .result import Result
+from .running import Run
 from .solver import Solver
 from .status import Feature, Status
-from .vec import copy, finite
-from .version import VERSION
 
 Seconds = Annotated[float, Range(0, INF, "a number >= 0")]
-SHARE = 0.5  # of max_seconds, that answers and certificates may take beside it
 PATIENCE = 1.0  # seconds for the answer after Ctrl-C
-CLAIMS = (Status.CONVERGED, Status.PRECISION, Status.LINE_SEARCH)  # ends that the problem's residuals decide
-
-
-class Run:
-    """The state of a run, shared by its events."""
-
-    def __init__(
-        self,
-        problem: Problem,
-        solver: Solver,
-        seed: int,
-        max_steps: int | None,
-        max_seconds: float | None,
-        callbacks: Sequence[Callback],
-    ):
-        self.problem, self.solver, self.seed = problem, solver, seed
-        self.max_steps, self.max_seconds = max_steps, max_seconds
-        self.callbacks = callbacks
-        self.oracle = problem.oracle(seed)
-        self.live = any(isinstance(vec, LiveVec) for vec in self.oracle.variables.values())
-        self.ranks = Ranks.here(next(iter(self.oracle.variables.values())).device) if self.live else None
-        self.broken = False  # a live variable's gradient was not finite
-        self.k = 0
-        self.seconds = 0.0
-        self.judging = 0.0  # seconds of answers and certificates
-        self.late = False  # the time ended within a step
-        self.state: Any = None  # until `open`, and after it where the time ended first
-        self.last: Any = None  # a finite state with memory of its own
-        self.details, self.found = "", {}  # what the problem's residuals say, in words and numbers
-        self.start: Any = None
-        self.fingerprint: list[float] = []  # tells this problem from others of its signature
-        self.notes: tuple[str, ...] = ()  # on what it was resumed from
-
-    def begin(self, start: Point | None) -> None:
-        """Look at the problem's functions at the start."""
-        with self.oracle.calls.counting("check"):
-            self.start = self.problem.begin(self.oracle, start)
-
-    def open(self, resume: Path | None) -> None:
-        """The solver's first state, or the one of a checkpoint."""
-        if resume is None:
-            self.timed(lambda: self.solver.init(self.oracle, self.start if self.live else _own(self.start)))
-            return
-        header, tensors = checkpoint.load(resume, self.oracle.variables)
-        checkpoint.compare(resume, header["run"], self.identity())
-        self.compare_data(resume, header.get("data", {}))
-        if header.get("version") != VERSION:
-            other = f"Resumed from a checkpoint of version {header.get('version')!s:.20}, this is {VERSION}"
-            self.notes += (f"{other}: the steps from here need not be those of an uninterrupted run.",)
-        self.state = checkpoint.restore(resume, header, tensors, self.oracle.variables)
-        with checkpoint.reading(resume):
-            with self.oracle.calls.counting("check"):
-                if self.live:  # the solver makes its copies of the module, and these take what was saved
-                    self.state = reloaded(self.state, self.solver.init(self.oracle, self.start))
-                if self.live or finite(self.state):  # a forged state shows here, and not as an error of the first step
-                    self.solver.terminate(self.oracle, self.state)
-                _ = [float(value) for value in self.solver.monitor(self.state).values()]
-            self.k, self.seconds = header["k"], header["seconds"]
-            self.oracle.calls.by.clear()
-            self.oracle.calls.by.update(Calls.from_dict(header["calls"]).by)
-            for callback, saved in zip(self.stateful(), header["callbacks"], strict=True):
-                callback.load_state_dict(saved)
-        samplers = self.samplers()
-        for name, saved in header.get("samplers", {}).items():
-            if name not in samplers:
-                raise CheckpointError(f"checkpoint {resume}: expected states of {[*samplers]}, got one of {name!r:.60}")
-            samplers[name].load_state_dict(saved)
-
-    @functools.cached_property
-    def data(self) -> dict[str, tuple[str, bool]]:
-        """The digest of each sampler's data, and whether it reaches all of it."""
-        return {name: digest(sampler) for name, sampler in self.problem.samplers().items()}
-
-    def compare_data(self, path: Path, saved: Mapping[str, Any]) -> None:
-        """Raise CheckpointError where a sampler holds other data than the one of the checkpoint; a note where none can tell."""
-        unknown = [name for name, (_, reached) in self.data.items() if not reached or name not in saved]
-        for name, (found, _) in self.data.items():
-            if saved.get(name, found) != found:
-                raise CheckpointError(
-                    f"checkpoint {path}: it is of another problem: {name} holds other data (its digest differs)"
-                )
-        if unknown:
-            why = "a checkpoint of before holds no digest, a stream or a dataset of your own has none"
-            self.notes += (f"Resumed without comparing the data of {', '.join(unknown)}: {why}.",)
-
-    def identity(self) -> dict[str, Any]:
-        """What must be equal for a checkpoint to continue here. The tolerance may change."""
-        fields = {f.name: repr(getattr(self.solver, f.name)) for f in dataclasses.fields(self.solver) if f.name != "tol"}  # pyright: ignore[reportArgumentType]
-        kinds = [type(callback).__name__ for callback in self.stateful()]
-        with self.oracle.calls.counting("check"):
-            self.fingerprint = self.fingerprint or self.problem.fingerprint(self.oracle)
-        return {
-            "problem": self.problem.signature(),
-            "problem (its values at the start)": self.fingerprint,
-            "solver": {type(self.solver).__name__: fields},
-            "seed": self.seed,
-            "callbacks": kinds,
-        }
-
-    def agreed(self, value: float) -> float:
-        """The first process's number, where there are several: clocks differ, and all must decide alike."""
-        return value if self.ranks is None else self.ranks.first(value)
-
-    def stateful(self) -> list[Any]:
-        return [callback for callback in self.callbacks if hasattr(callback, "state_dict")]
-
-    def samplers(self) -> dict[str, Any]:
-        return {name: sampler for name, sampler in self.problem.samplers().items() if hasattr(sampler, "state_dict")}
-
-    def save(self, path: Path) -> None:
-        if self.state is None:  # nothing happened yet that could be lost
-            return
-        header = {
-            "version": VERSION,
-            "run": self.identity(),
-            "k": self.k,
-            "seconds": self.seconds,
-            "calls": self.oracle.calls.as_dict(),
-            "data": {name: found for name, (found, _) in self.data.items()},
-        }
-        header["callbacks"] = [callback.state_dict() for callback in self.stateful()]
-        header["samplers"] = {name: sampler.state_dict() for name, sampler in self.samplers().items()}
-        checkpoint.save(path, header, self.state, self.oracle.variables, self.ranks)
-
-    def timed(self, work: Callable[[], Any]) -> None:
-        """The solver's next state, and the time it takes. Where the time ends before, the last state stands, `late`."""
-        start = time.perf_counter()
-        left = None if self.max_seconds is None or self.live else self.max_seconds - self.seconds  # live steps move in place
-        try:
-            with within(left):
-                self.state = work()
-        except OutOfTime:
-            self.late, self.state = True, self.last
-            self.k = getattr(self.last, "k", self.k)
-        finally:
-            self.seconds += time.perf_counter() - start
-
-    @contextlib.contextmanager
-    def share(self, seconds: float | None = None) -> Iterator[None]:
-        """The time that is left for answers and certificates; `seconds` where the run has no limit."""
-        start = time.perf_counter()
-        if self.max_seconds is not None:
-            seconds = max(SHARE * self.max_seconds - self.judging, 0.0)
-        try:
-            with within(None if self.live else seconds):
-                yield
-        finally:
-            self.judging += time.perf_counter() - start
-
-    def answer(self, seconds: float | None = None) -> Point:
-        """The solver's answer, with memory of its own; the start where no finite one exists."""
-        if self.state is None or (not self.live and not finite(self.state)):
-            return self.start
-        try:
-            with self.oracle.calls.counting("answer"), self.share(seconds):
-                point = self.solver.answer(self.oracle, self.state)
-        except OutOfTime:  # then where it stands
-            point = Point(getattr(self.state, "x", self.start.x), getattr(self.state, "y", self.start.y))
-        if self.live:
-            return point
-        return _own(point) if finite((point.x, point.y)) else self.start
-
-    def verdict(self) -> Status:
-        """Where the run stands. A solver's CONVERGED is believed only if the problem's residuals agree."""
-        self.details, self.found = "", {}
-        if self.late:
-            return Status.MAX_SECONDS
-        if self.broken:
-            return Status.NONFINITE
-        if self.live or finite(self.state):  # live gradients are looked at before a step is made with them
-            self.last = None  # let go before the next copy is made
-            self.last = None if self.live else copy(self.state)
-            status = self.solver.terminate(self.oracle, self.state)
-            if status in CLAIMS and self.solver.exact:
-                status = self.confirm(status)
-                if status is Status.MAX_SECONDS:
-                    return status
-        else:
-            self.state, status = self.state if self.last is None else self.last, Status.NONFINITE
-        if status.done and not status.ok:
-            before = self.state
-            self.timed(lambda: self.solver.retry(self.oracle, self.state, status, self.found))
-            if self.state is not before:
-                self.last = None
-                return self.verdict()
-        if not status.done and self.max_steps is not None and self.k >= self.max_steps:
-            status = Status.MAX_STEPS
-        if not status.done and self.max_seconds is not None and self.agreed(self.seconds) >= self.max_seconds:
-            status = Status.MAX_SECONDS
-        return status
-
-    def confirm(self, claim: Status) -> Status:
-        """CONVERGED if the residuals from the problem are within tol, whatever the solver thinks of its own progress."""
-        try:
-            point = self.problem.finish(self.answer())
-            with self.share():
-                found = self.found = self.problem.certify(point)
-        except OutOfTime:
-            self.details = f"the solver ended as {claim.name}, and no time was left for the certificate"
-            return Status.MAX_SECONDS
-        self.details = ", ".join(f"{key} {value:.1e}" for key, value in found.items()) + f" (tol {self.solver.tolerance:.1e})"
-        if any(value != value for value in found.values()):
-            return Status.NONFINITE
-        within = bool(found) and all(value <= self.solver.tolerance for value in found.values())
-        return Status.CONVERGED if within else Status.STALLED if claim is Status.CONVERGED else claim
 
 
 def iterate(
@@ -371,11 +155,6 @@ def _events(run: Run, check_every: int) -> Iterator[Event]:
                 except NonFiniteGradient:
                     run.broken = True
             status = run.verdict()
-
-
-def _own(point: Point) -> Point:
-    """The point with memory of its own: a solver may write into its state."""
-    return dataclasses.replace(point, x=copy(point.x), y=copy(point.y))
 
 
 def _prepare(
