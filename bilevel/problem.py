@@ -11,7 +11,7 @@ import torch
 from constrained.core.choice import diagnosed
 from constrained.core.data import NoData, Sampler, exact, expect_sampler
 from constrained.core.derivatives.function import Function
-from constrained.core.errors import OptionError, ProblemError
+from constrained.core.errors import OptionError, ProblemError, Unsuitable
 from constrained.core.live import Live, LiveVec
 from constrained.core.problem import Point, Problem
 from constrained.core.processes import Ranks
@@ -73,6 +73,7 @@ class BilevelProblem(Problem):
     upper_data: Sampler = field(default_factory=NoData)
     lower_data: Sampler = field(default_factory=NoData)
     lower_solution: Callable[[Any], Any] | None = None
+    _looked = False  # `looked` found nothing
     _value = None  # what `value` keeps between calls, on the instance; not a field, so that `replace` drops it
 
     def __post_init__(self) -> None:
@@ -197,9 +198,27 @@ class BilevelProblem(Problem):
     def _live(self) -> DifferentiableValue:
         if self._value is None:
             self.require("value", SUPPORTS)
-            object.__setattr__(self, "_value", DifferentiableValue(self.oracle()))
+            oracle = self.oracle()
+            self.looked(oracle, self.begin(oracle, None))
+            object.__setattr__(self, "_value", DifferentiableValue(oracle))
         assert self._value is not None
         return self._value
+
+    def looked(self, oracle: BilevelOracle, at: Point) -> None:
+        """Compare the derivatives that a hypergradient is made of with differences, once a problem.
+
+        Raises ProblemError where one is wrong, Unsuitable where g has no second derivatives.
+        """
+        if self._looked:
+            return
+        wrong = derivatives.wrong(oracle, at.x, at.y)
+        if wrong:
+            listed = ", ".join(f"{name} by {error:.1e}" for name, error in wrong.items())
+            raise ProblemError(f"derivatives: expected those of the values, got others (relative errors): {listed}; see check()")
+        lost = derivatives.lost_twice(oracle, at.x, at.y)
+        if lost:
+            raise Unsuitable(f"a hypergradient needs products with g_yy and g_xy: {lost}")
+        object.__setattr__(self, "_looked", True)
 
     # -- truth ----------------------------------------------------------------------------------------------------------
     def fun(self, point: Point) -> float:

@@ -20,7 +20,7 @@ from .core.derivatives.constraint import Constraint
 from .core.derivatives.finite_differences import Finding, Report, compare, direction, worst
 from .core.derivatives.looks import NEAR
 from .core.derivatives.objective import Objective
-from .core.errors import BilevelError, NonFiniteStart, ProblemError
+from .core.errors import BilevelError, NonFiniteStart, ProblemError, Unsuitable
 from .core.moved import forward_names
 from .core.problem import Multipliers
 from .core.vec import Vec
@@ -154,6 +154,29 @@ def half_bounded(A: np.ndarray, b: np.ndarray, free: int, tol: float = 1e-10) ->
 
     low = np.concatenate([np.full(free, -np.inf), np.zeros(A.shape[1] - free)])
     return lsq_linear(A, b, bounds=(low, np.inf), tol=tol).x
+
+
+def lost_twice(oracle: ConstrainedOracle, x: Vec) -> str:
+    """Why products with the Hessian of the Lagrangian are not to be had, tried once near x; '' where they are."""
+    generator = torch.Generator().manual_seed(2)
+    at = oracle.X.project(x.add(direction(x, generator), NEAR * (1.0 + float(x.norm()))))
+    tape = oracle.tape(at, oracle.f.draw(0))
+    v, lam = direction(x, generator), torch.randn(tape.m, generator=generator, dtype=torch.float64).to(tape.c)
+    try:
+        claim = tape.lagrangian(lam).product(v.ravel(), torch.zeros_like(lam))[0]
+        own = any(looks.own_nodes(graph) for graph in tape.graphs)
+    except Unsuitable as why:
+        return str(why)
+    if not own or not bool(tape.value.isfinite()):
+        return ""
+    eps, size = torch.finfo(x.dtype).eps, float(tape.gradient_of_lagrangian(lam).norm())
+
+    def slope(t: float) -> Tensor:
+        return oracle.tape(at.add(v, t), oracle.f.draw(0)).gradient_of_lagrangian(lam)
+
+    if compare("", claim, slope, size, eps ** (1 / 3) * max(1.0, float(at.max_norm())), eps).ok:
+        return ""
+    return "the Hessian is not that of the gradients: an own autograd function loses it"
 
 
 def check(oracle: ConstrainedOracle, x: Vec) -> Report:

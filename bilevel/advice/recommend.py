@@ -9,6 +9,7 @@ from constrained.core.solver import Solver
 from constrained.core.status import Feature
 from constrained.sets.tangent import has_tangent
 
+from ..certificates.derivatives import lost_twice
 from ..lower.solution import UNKNOWNS
 from ..problem import BilevelProblem
 from ..solvers.f2sa import F2SA
@@ -49,6 +50,8 @@ def recommend(problem: BilevelProblem) -> Recommendation:
         why = f"The lower level has {y.size} unknowns: a linear system in them is dear."
     elif not has_tangent(problem.Y):
         why = f"Derivatives through the set {problem.Y!r:.40} are not known."
+    else:
+        why = _lost_twice(problem)
     if why is not None:
         return Recommendation(Penalty(), (why, "Penalties need gradients alone."))
     first = "The lower level is smooth and has second derivatives: implicit differentiation reaches full precision in few "
@@ -57,6 +60,15 @@ def recommend(problem: BilevelProblem) -> Recommendation:
         Auto(candidates=(Implicit(), Penalty())),
         (first, "Where its Hessian turns out to be singular, or Phi to have kinks, penalties go on."),
     )
+
+
+def _lost_twice(problem: BilevelProblem) -> str | None:
+    """Why second derivatives of g are not to be had, tried once. What else goes wrong, the start will say."""
+    oracle = problem.oracle()
+    try:
+        return lost_twice(oracle, oracle.variables["x"], oracle.variables["y"]) or None
+    except Exception:
+        return None
 
 
 @default_solver.register

@@ -11,6 +11,7 @@ from constrained.core.errors import NonFiniteStart, ProblemError
 from constrained.core.live import LiveVec
 from constrained.core.vec import Vec
 
+from ..lower.solution import UNKNOWNS
 from ..oracle import BilevelOracle, Level
 
 NAMES = ("x", "y")
@@ -56,6 +57,18 @@ def wrong(oracle: BilevelOracle, x: Vec, y: Vec) -> dict[str, float]:
     return looks.off_at_both(found)
 
 
+def lost_twice(oracle: BilevelOracle, x: Vec, y: Vec) -> str:
+    """Why products with g_yy and g_xy are not to be had, tried once near (x, y); '' where they are."""
+    if not oracle.g.second_order:
+        return f"{oracle.g.name}: no second derivatives are given"
+    return looks.lost_twice(oracle.g, (x, y), {(1, 1): "g_yy", (0, 1): "g_xy"})
+
+
+def twice(oracle: BilevelOracle, x: Vec, y: Vec) -> bool:
+    """A certificate may use g_yy and g_xy: they exist, and of not too many unknowns."""
+    return y.size <= UNKNOWNS and not lost_twice(oracle, x, y)
+
+
 def check(oracle: BilevelOracle, x: Vec, y: Vec) -> Report:
     """Every first and second derivative along random directions against central differences, at (x, y) and at a point nearby:
     a start is often one where derivatives vanish, and there any multiple of them is right.
@@ -71,7 +84,7 @@ def check(oracle: BilevelOracle, x: Vec, y: Vec) -> Report:
         points.append((u, v))
     found = [finding for point in points for finding in _first(oracle, *point, generator)]
     right = {name for name in ("d/dx", "d/dy") if all(finding.ok for finding in found if finding.name == f"lower: {name}")}
-    if oracle.g.second_order:
+    if not lost_twice(oracle, x, y):
         found += [finding for point in points for finding in _second(oracle, *point, generator, right)]
     return worst(found)
 

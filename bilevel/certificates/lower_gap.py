@@ -17,9 +17,10 @@ from constrained.descent.newton_cg import NewtonCG
 from constrained.linear.diagonal import Diagonal
 
 from ..hypergradients.adjoint import adjoint_system
-from ..lower.solution import UNKNOWNS, Lower, solve_lower
+from ..lower.solution import Lower, solve_lower
 from ..oracle import BilevelOracle
 from . import lower_kkt
+from .derivatives import twice
 
 DENSE = 1000  # up to which g_yy is formed
 RESTARTS = (1.0, 2.0, 4.0)  # distances of the random starts, each taken to both sides of y
@@ -38,7 +39,7 @@ def lower_gap(oracle: BilevelOracle, x: Vec, y: Vec, starts: Sequence[Vec]) -> f
     everywhere = [oracle.Y.project(w) for w in [y, *starts, *around]]
     if lower_kkt.has_lower_constraints(oracle):
         return lower_kkt.lower_gap(oracle, x, y, everywhere[1:])
-    if not oracle.g.second_order or y.size > UNKNOWNS:
+    if not twice(oracle, x, y):
         best = min(solve_lower(oracle, x, w, tol, max_steps=1000).value for w in everywhere)
     else:
         level = Lower(oracle, x, Diagonal.blank(y))

@@ -34,6 +34,7 @@ from ..hypergradients.adjoint import adjoint
 from ..lower.solution import UNKNOWNS, solve_lower
 from ..oracle import BilevelOracle
 from . import lower_kkt
+from .derivatives import twice
 
 STEPS = 100  # on a lower level of more than UNKNOWNS unknowns, after which its solution is given up
 
@@ -45,17 +46,8 @@ def residuals(oracle: BilevelOracle, x: Vec, y: Vec, multipliers: Multipliers | 
         return {"lower": float(oracle.g.grad_y(x, y).norm())}
     if lower_kkt.has_lower_constraints(oracle):
         found = lower_kkt.residuals(oracle, x, y, multipliers)
-    elif y.size <= UNKNOWNS and has_tangent(oracle.Y) and oracle.g.second_order:
-        f_x, f_y = oracle.f.grad(x, y)
-        lower = oracle.g.at(x, y)
-        found["lower"] = residual(oracle.Y, y, lower.y)
-        face = tangent(oracle.Y, y - lower.y)
-        v = adjoint(lower, f_y, torch.finfo(y.dtype).eps ** 0.75 * float(f_y.norm()), face=face)
-        found["upper"] = residual(oracle.X, x, f_x - lower.xy(v.x)) if math.isfinite(v.residual) else math.nan
-        if v.reason is LinearStatus.LEAST_SQUARES:
-            found["optimism"] = v.residual
-        elif v.reason is not LinearStatus.SOLVED and not v.residual <= 1e-3 * float(f_y.norm()):
-            found["linear"] = v.residual
+    elif (second := _by_second_derivatives(oracle, x, y)) is not None:
+        found = second
     else:
         found["lower"] = residual(oracle.Y, y, oracle.g.grad_y(x, y))
         gradient = penalised_estimate(oracle, x, y)
@@ -63,6 +55,24 @@ def residuals(oracle: BilevelOracle, x: Vec, y: Vec, multipliers: Multipliers | 
     worst = violation(oracle, x, y)
     if worst is not None:
         found["constraints"] = worst
+    return found
+
+
+def _by_second_derivatives(oracle: BilevelOracle, x: Vec, y: Vec) -> dict[str, float] | None:
+    """lower, upper, optimism or linear; None where g has no second derivatives, or too many."""
+    if not has_tangent(oracle.Y) or not twice(oracle, x, y):
+        return None
+    found = {}
+    f_x, f_y = oracle.f.grad(x, y)
+    lower = oracle.g.at(x, y)
+    found["lower"] = residual(oracle.Y, y, lower.y)
+    face = tangent(oracle.Y, y - lower.y)
+    v = adjoint(lower, f_y, torch.finfo(y.dtype).eps ** 0.75 * float(f_y.norm()), face=face)
+    found["upper"] = residual(oracle.X, x, f_x - lower.xy(v.x)) if math.isfinite(v.residual) else math.nan
+    if v.reason is LinearStatus.LEAST_SQUARES:
+        found["optimism"] = v.residual
+    elif v.reason is not LinearStatus.SOLVED and not v.residual <= 1e-3 * float(f_y.norm()):
+        found["linear"] = v.residual
     return found
 
 

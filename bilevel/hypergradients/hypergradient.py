@@ -83,9 +83,11 @@ def hypergradient(
         raise OptionError(f"problem: expected a BilevelProblem, got {type(problem).__name__}")
     problem.require("hypergradient", SUPPORTS | Feature.SAMPLES if own and inverse.samples else SUPPORTS)
     drawn = Feature.SAMPLES in problem.features
-    whole = problem.full_batch() if drawn else problem
+    whole: Any = problem.full_batch() if drawn else problem
     oracle: Any = whole.oracle()
     start = whole.begin(oracle, Point(x, y))
+    if not drawn:
+        whole.looked(oracle, start)
     xs, ys = start.x, start.y
     floor = 100 * torch.finfo(ys.dtype).eps
     tol = max(tol, floor)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from constrained.core.errors import OptionError, SolveFailed
+from constrained.core.errors import OptionError, SolveFailed, Unsuitable
 from constrained.core.variables import checked_start, parameters
 from constrained.core.vec import Tree, Vec, tensors
 from constrained.descent import DescentStatus
@@ -79,9 +79,22 @@ class _Phi(torch.autograd.Function):
     def forward(ctx: Any, value: DifferentiableValue, tol: float, x: Vec, *leaves: Tensor) -> Tensor:
         found = value.at(x.like(leaf.detach().clone() for leaf in leaves), tol)
         ctx.gradient = found.gradient
+        ctx.save_for_backward(*leaves)
         return leaves[0].new_tensor(found.value)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return (None, None, None, *(grads[0] * leaf for leaf in ctx.gradient.leaves))
+        x = (grads[0], *ctx.saved_tensors)
+        return (None, None, None, *(_Once.apply(grads[0].detach() * leaf, *x) for leaf in ctx.gradient.leaves))
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that is not to be differentiated: torch would take it for a constant, and second derivatives for zero."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *of: Tensor) -> Tensor:
+        return gradient
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise Unsuitable("value: differentiable once: second derivatives of Phi are not computed")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import BilevelError, NonFiniteStart, ProblemError
+from ..errors import BilevelError, NonFiniteStart, ProblemError, Unsuitable
 from ..vec import Vec
 from .constraint import Constraint
 from .finite_differences import Finding, compare, direction
@@ -124,3 +124,47 @@ def off_at_both(findings: Sequence[Sequence[Finding]]) -> dict[str, float]:
     """Relative errors of what is off at each of several points, by name: a kink within a difference is no error."""
     bad = [{finding.name: finding.error for finding in found if not finding.ok} for found in findings]
     return {name: min(one[name] for one in bad) for name in bad[0] if all(name in one for one in bad)}
+
+
+# -- second derivatives ---------------------------------------------------------------------------------------------------------
+def own_nodes(out: Tensor) -> bool:
+    """The graph has a user's own `torch.autograd.Function`. Its backward may leave no graph, and second derivatives read as 0."""
+    seen, left = set(), [out.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return True
+        left += [parent for parent, _ in node.next_functions]
+    return False
+
+
+def lost_twice(part: Objective, args: Sequence[Vec], labels: Mapping[tuple[int, int], str]) -> str:
+    """Why products with second derivatives of a function are not to be had, tried once near `args`; '' where they are.
+
+    labels: names of the blocks (row, column) that are wanted.
+    """
+    generator, eps = torch.Generator().manual_seed(2), torch.finfo(args[0].dtype).eps
+    at = [_moved(arg, NEAR, generator) for arg in args]
+    draw = part.draw(0)
+    try:
+        here = part.linearize(at, draw)
+        vs = [direction(arg, generator) for arg in at]
+        claims = {block: here.product(vs[block[1]], *block) for block in labels}
+    except Unsuitable as why:
+        return str(why)
+    if part.own.hvp is not None or not own_nodes(part.graph(at, draw)):
+        return ""
+    for (row, col), claim in claims.items():
+        h = eps ** (1 / 3) * max(1.0, float(at[col].max_norm()))
+
+        def along(t: float, row: int = row, col: int = col) -> Tensor:
+            moved = [v.add(vs[col], t) if j == col else v for j, v in enumerate(at)]
+            return part.gradient(moved, draw, (row,))[1][0].ravel()
+
+        size = float(here.grads[row].norm())
+        if bool(here.value.isfinite()) and not compare("", claim.ravel(), along, size, h, eps).ok:
+            return f"{part.name}: {labels[row, col]} is not that of its gradients: an own autograd function loses it"
+    return ""

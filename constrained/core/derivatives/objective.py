@@ -114,8 +114,12 @@ class Objective:
 
     def depends(self, args: Sequence[Vec], draw: Draw | None = None) -> bool:
         """Whether the value depends on any argument by a graph of autograd."""
+        return self.graph(args, draw).requires_grad
+
+    def graph(self, args: Sequence[Vec], draw: Draw | None = None) -> Tensor:
+        """The value with its graph."""
         with torch.enable_grad():
-            return self.evaluate(differentiable(args, range(len(args)))[0], self._at(draw)).requires_grad
+            return self.evaluate(differentiable(args, ())[0], self._at(draw))
 
     def linearize(self, args: Sequence[Vec], draw: Draw | None = None) -> Linearization:
         """The gradient at a point with its graph kept, for products with second derivatives. Counts one gradient."""
@@ -309,9 +313,7 @@ class Linearization:
             with torch.backends.cudnn.flags(enabled=False):
                 return back([g for g, _ in pairs], [w for _, w in pairs], inputs)
         except RuntimeError as cause:
-            if "derivative for" not in str(cause):
-                raise
-            raise Unsuitable(f"{self.objective.name}: {cause}: attention has them under sdpa_kernel(SDPBackend.MATH)") from cause
+            raise twice_missing(self.objective.name, cause) from cause
 
     def _tick(self, row: int, col: int, n: int) -> None:
         count = self.objective.calls.of(self.objective.name)
@@ -319,6 +321,14 @@ class Linearization:
             count.hvps += n
         else:
             count.jvps += n
+
+
+def twice_missing(name: str, cause: RuntimeError) -> Exception:
+    """Unsuitable, where torch says that an operator has no second derivative; else its own error."""
+    if not any(words in str(cause) for words in ("derivative for", "once_differentiable")):
+        return cause
+    hint = ": attention has them under sdpa_kernel(SDPBackend.MATH)" if "attention" in str(cause) else ""
+    return Unsuitable(f"{name}: no second derivatives: {cause}{hint}")
 
 
 # -- backward of a kept graph -----------------------------------------------------------------------------------------------

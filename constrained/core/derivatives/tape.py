@@ -7,7 +7,9 @@ the graph's; matrices stay as they come, dense or sparse.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from .constraint import Constraint
 from .function import Function
 from .leaves import no_inference_mode, shaped
 from .matrix import Matrix, matrix
-from .objective import Backward, Draw, Objective, backward, backwards
+from .objective import Backward, Draw, Objective, backward, backwards, twice_missing
 
 
 class Tape:
@@ -189,12 +191,21 @@ class Lagrangian:
         pairs = [(out, w) for out, w in outs if out.requires_grad and out.numel()]
         top, bottom = torch.zeros_like(u), torch.zeros_like(v)
         if pairs:
-            top, bottom = back([out for out, _ in pairs], [w for _, w in pairs], [tape.x, self._lam])
+            with self._named():
+                top, bottom = back([out for out, _ in pairs], [w for _, w in pairs], [tape.x, self._lam])
         if not self._graph_J:
             top, bottom = top + tape.J.T @ v, tape.J @ u
         for part in self._own:
             top = top + self._bend(part, u)
         return top, bottom
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Unsuitable in place of torch's words where an operator of f or c has no second derivative."""
+        try:
+            yield
+        except RuntimeError as cause:
+            raise twice_missing(", ".join(part.name for part in self.tape.parts), cause) from cause
 
     # -- the user's own ---------------------------------------------------------------------------------------------------
     @property
@@ -234,7 +245,9 @@ class Lagrangian:
         """H, n x n, symmetric."""
         self.tape.f.calls.of(self.tape.f.name).hessians += not self.explicit
         eye = torch.eye(len(self.tape.x), dtype=self.tape.x.dtype, device=self.tape.x.device)
-        H = sum((self._bend(part, eye) for part in self._own), _rows(self._s, self.tape.x))
+        with self._named():
+            rows = _rows(self._s, self.tape.x)
+        H = sum((self._bend(part, eye) for part in self._own), rows)
         return 0.5 * (H + H.T)
 
 
