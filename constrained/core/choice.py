@@ -63,11 +63,11 @@ def suit(problem: Problem, solver: Solver) -> None:
     raise Unsuitable(f"solver: {'; '.join(parts)}; {fits}.{advice}")
 
 
-def tolerance(problem: Problem, solver: Solver, tol: float | None) -> float:
-    """The tolerance of a run: what was asked for, the solver's own, or that of the dtype. Raises OptionError."""
+def tolerance(problem: Problem, tol: float | None) -> float:
+    """The tolerance of a run: what was asked for, or that of the dtype. Raises OptionError."""
     dtype = next(iter(problem.variables().values())).dtype
     floor = 100 * torch.finfo(dtype).eps
-    value = tol if tol is not None else solver.tol
+    value = tol
     if value is None:
         bilevel = Feature.LOWER in problem.features
         value = (1e-3 if bilevel else 1e-4) if dtype != torch.float64 else (1e-6 if bilevel else 1e-8)

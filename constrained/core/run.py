@@ -91,23 +91,25 @@ def solve(
     ('CONVERGED', 1.5)
     """
     run = _prepare(problem, solver, start, resume, seed, tol, max_steps, max_seconds, check_every, callbacks, progress)
-    status, patience = Status.RUNNING, None
+    status = Status.RUNNING
     try:
         with torch.no_grad():
             run.open(None if resume is None else Path(resume))
         for event in _events(run, check_every):
             status = event.status
+        with torch.no_grad():
+            found = run.answer()
     except KeyboardInterrupt:
-        status, patience = Status.STOPPED, PATIENCE
+        status = Status.STOPPED
         if run.last is not None:  # the step at hand may have written half of its state
             run.state, run.k = run.last, getattr(run.last, "k", run.k)
+        with torch.no_grad():
+            found = run.answer(PATIENCE)
     finally:
         for callback in run.callbacks:
             close = getattr(callback, "close", None)
             if close is not None:
                 close()
-    with torch.no_grad():
-        found = run.answer(patience)
     if found is run.start and run.k > 0:  # the answer itself met NaN
         status = Status.NONFINITE
     point = problem.finish(found)
@@ -172,8 +174,7 @@ def _prepare(
 ) -> Run:
     if not isinstance(problem, Problem):
         raise OptionError(f"problem: expected a Problem, got {type(problem).__name__}")
-    solver = default_solver(problem) if solver is None else solver
-    if not isinstance(solver, Solver):
+    if solver is not None and not isinstance(solver, Solver):
         hint = f": write {solver.__name__}()" if inspect.isclass(solver) else ""
         raise OptionError(f"solver: expected a Solver, got {solver!r:.60}{hint}")
     seed, max_steps = expect("seed", seed, Count), expect("max_steps", max_steps, Count | None)
@@ -185,18 +186,20 @@ def _prepare(
         raise OptionError(f"resume: expected the path of a checkpoint, got {resume!r:.60}")
     if start is not None and resume is not None:
         raise OptionError("start and resume exclude each other: a checkpoint holds its own point")
-    suit(problem, solver)
-    solver = dataclasses.replace(solver, tol=tolerance(problem, solver, tol))  # pyright: ignore[reportArgumentType]
-    if max_steps is None and solver.stochastic:
-        raise OptionError(f"max_steps: {type(solver).__name__} runs on mini-batches and needs max_steps=, got None")
     callbacks = list(callbacks) if isinstance(callbacks, Iterable) else callbacks
     if not isinstance(callbacks, list) or not all(callable(callback) and not inspect.isclass(callback) for callback in callbacks):
         raise OptionError(f"callbacks: expected a list of functions of an Event, got {callbacks!r:.60}")
+    tol = tolerance(problem, tol if tol is not None or solver is None else solver.tol)
+    no_inference_mode()
+    solver = default_solver(problem) if solver is None else solver  # which may try the functions
+    suit(problem, solver)
+    solver = dataclasses.replace(solver, tol=tol)  # pyright: ignore[reportArgumentType]
+    if max_steps is None and solver.stochastic:
+        raise OptionError(f"max_steps: {type(solver).__name__} runs on mini-batches and needs max_steps=, got None")
     if progress:
         from .callbacks import Progress
 
         callbacks.append(Progress())
-    no_inference_mode()
     run = Run(problem, solver, seed, solver.max_steps if max_steps is None else max_steps, max_seconds, callbacks)
     with torch.no_grad():
         run.begin(start)

@@ -1,0 +1,160 @@
+"""Limits bind inside steps, minimisations and certificates. The clock of these tests goes on by a second with each call of a
+user's function, so that nothing depends on the machine.
+"""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bilevel import MAID, VPBGD, BilevelProblem, BORep, Box, Implicit, Penalty, Status, iterate, solve
+from bilevel.solvers import LVHBA
+from constrained import SLSQP, AugmentedLagrangian, ConstrainedProblem, SketchedNewton, TrustConstr
+from constrained.core import deadline, running
+from constrained.core.deadline import OutOfTime, look, within
+
+F64 = torch.float64
+A = torch.randn(30, 8, generator=torch.Generator().manual_seed(0), dtype=F64) * torch.logspace(0, 2, 8, dtype=F64)
+b = A.sum(1)
+
+
+class Clock:
+    """Calls so far. interrupt: the call that is Ctrl-C."""
+
+    def __init__(self, interrupt=None):
+        self.calls, self.interrupt = 0, interrupt
+
+    def counted(self, function):
+        def call(*args):
+            self.calls += 1
+            if self.calls == self.interrupt:
+                raise KeyboardInterrupt
+            return function(*args)
+
+        return call
+
+
+def two_levels(clock, **more):
+    lower = lambda x, w: ((A[:15] @ w - b[:15]) ** 2).mean() + (x.exp() * w**2).sum() + torch.cos(3 * w).sum()  # noqa: E731
+    upper = lambda x, w: ((A[15:] @ w - b[15:]) ** 2).mean()  # noqa: E731
+    zeros = torch.zeros(8, dtype=F64)
+    return BilevelProblem(upper=clock.counted(upper), lower=clock.counted(lower), x=zeros, y=zeros, **more)
+
+
+def coupled(clock):
+    return two_levels(clock, lower_inequality=lambda x, y: (y.sum() - x.sum() - 0.5).reshape(1))
+
+
+def ball(clock):
+    rosen = lambda x: (100 * (x[1:] - x[:-1] ** 2) ** 2).sum() + ((1 - x) ** 2).sum()  # noqa: E731
+    inequality = lambda x: (x**2).sum().reshape(1) - 1  # noqa: E731
+    return ConstrainedProblem(objective=clock.counted(rosen), inequality=inequality, x=torch.full((8,), -1.5, dtype=F64))
+
+
+def sphere(clock):
+    rosen = lambda x: (100 * (x[1:] - x[:-1] ** 2) ** 2).sum() + ((1 - x) ** 2).sum()  # noqa: E731
+    equality = lambda x: (x**2).sum() - 1  # noqa: E731
+    return ConstrainedProblem(objective=clock.counted(rosen), equality=equality, x=torch.full((8,), -1.5, dtype=F64))
+
+
+CASES = [
+    (two_levels, Penalty()),
+    (two_levels, VPBGD()),
+    (two_levels, BORep()),
+    (two_levels, MAID()),
+    (two_levels, Implicit()),
+    (coupled, LVHBA()),
+    (ball, AugmentedLagrangian()),
+    (ball, SLSQP()),
+    (ball, TrustConstr()),
+    (sphere, SketchedNewton()),
+]
+each = pytest.mark.parametrize(("make", "solver"), CASES, ids=[type(solver).__name__ for _, solver in CASES])
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    for module in (deadline, running):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: float(clock.calls)))
+    return clock
+
+
+@each
+@pytest.mark.parametrize("seconds", [0, 3, 20])
+def test_max_seconds_binds_inside_a_step(make, solver, seconds, clock):
+    problem = make(clock)
+    problem.begin(problem.oracle(), None)
+    looks = clock.calls  # what is asked at every start, whatever the limit
+    result = solve(problem, solver, max_seconds=seconds, max_steps=1000)
+    assert result.status is Status.MAX_SECONDS
+    assert clock.calls <= 2 * looks + 1.5 * seconds + 10  # half for answer and certificate, and a call that begins in time each
+    assert bool(torch.as_tensor(result.x).isfinite().all())
+    assert result.notes is not None
+    assert str(result)
+
+
+@each
+def test_ctrl_c_wherever_it_comes(make, solver):
+    clock = Clock()
+    problem = make(clock)
+    problem.begin(problem.oracle(), None)
+    looks = clock.calls
+    for call in (1, 2, 3, 5, 8, 13, 34):
+        clock = Clock(interrupt=looks + call)
+        result = solve(make(clock), solver, max_steps=3)
+        assert (result.status is Status.STOPPED) == (clock.calls >= looks + call)
+        assert bool(torch.as_tensor(result.x).isfinite().all())
+
+
+def test_an_answer_in_time_keeps_its_certificate(clock):
+    problem = BilevelProblem(
+        upper=clock.counted(lambda x, y: ((y - 2) ** 2).sum() + (x**2).sum()),
+        lower=clock.counted(lambda x, y: ((y - x) ** 2).sum()),
+        x=torch.ones(1, dtype=F64),
+        y=torch.ones(1, dtype=F64),
+    )
+    assert solve(problem, Implicit(), max_seconds=10_000).status is Status.CONVERGED
+
+
+def test_a_claim_without_time_for_its_certificate_is_none(clock):
+    """The solver takes a few calls, the certificate is made to take all of them."""
+    problem = two_levels(clock)
+    slow = lambda *_: clock.__setattr__("calls", clock.calls + 10**6)  # noqa: E731
+    object.__setattr__(problem, "lower_solution", lambda x: slow() or torch.zeros(8, dtype=F64))
+    result = solve(problem, Implicit(), max_seconds=10**5, tol=1e-3)
+    assert result.status is Status.MAX_SECONDS
+    assert "no time was left for the certificate" in result.message
+
+
+def test_iterate_ends_with_max_seconds(clock):
+    events = list(iterate(two_levels(clock), Penalty(), max_seconds=0))
+    assert [event.status for event in events] == [Status.MAX_SECONDS]
+    assert events[0].monitor == {}
+    assert events[0].answer.x.tolist() == [0.0] * 8
+
+
+def test_limits_within_limits(clock):
+    with within(5), within(None), within(100):
+        clock.calls = 5
+        look()
+        clock.calls = 6
+        with pytest.raises(OutOfTime):
+            look()
+    look()
+
+
+def test_a_bound_in_a_projection(clock):
+    """Contradictory rows project for long: the limit stops that too."""
+    from constrained.polyhedron import Polyhedron
+
+    S = Polyhedron([[1.0, 1.0], [-1.0, -1.0]], [1.0, 1.0], inside=Box(0.0, 1.0))
+    clock.calls = 10
+    with within(-1), pytest.raises(OutOfTime):
+        S.project(torch_vec())
+
+
+def torch_vec():
+    from constrained.core.vec import Vec
+
+    return Vec.of(torch.tensor([3.0, 4.0], dtype=F64))
