@@ -211,7 +211,7 @@ class BilevelProblem(Problem):
         """
         if self._looked:
             return
-        wrong = derivatives.wrong(oracle, at.x, at.y)
+        wrong = {name: error for name, error in derivatives.wrong(oracle, at.x, at.y).items() if error == error}
         if wrong:
             listed = ", ".join(f"{name} by {error:.1e}" for name, error in wrong.items())
             raise ProblemError(f"derivatives: expected those of the values, got others (relative errors): {listed}; see check()")

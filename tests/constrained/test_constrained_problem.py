@@ -158,7 +158,7 @@ def test_what_is_no_problem(changed, match):
     ("functions", "match"),
     [
         ({"objective": lambda x: x.sum() / 0}, "objective"),
-        ({"objective": lambda x: torch.sqrt(x[0] - X0[0])}, "gradient of objective"),
+        ({"objective": lambda x: torch.sqrt(x[0] - X0[0])}, "objective: its gradient"),
         ({"equality": lambda x: torch.log(-x[:1])}, "equality"),
         ({"inequality": lambda x: x.log()}, "inequality"),
     ],

@@ -1,5 +1,7 @@
 """`minimize` with scipy's shapes: numpy functions, mixed constraints, flags. Truth: scipy's own answers and closed forms."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,7 @@ def test_jac_true_calls_the_function_once_a_point():
     found = minimize(both, [0.5, 0.5], jac=True)
     assert found.status.ok
     assert np.abs(found.x.numpy() - 1).max() < 1e-5
-    assert all(a != b for a, b in zip(points, points[1:]))
+    assert all(a != b for a, b in itertools.pairwise(points))
 
 
 def test_torch_and_numpy_constraints_together():

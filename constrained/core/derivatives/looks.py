@@ -16,7 +16,7 @@ from .objective import Draw, Objective
 
 NEAR = 0.1  # times 1 + |x|: how far points are that derivatives are looked at
 APART = (NEAR, 1.0)  # the same where a derivative is zero
-BETWEEN = 8  # points between two, of which one with a slope tells a plateau from a lost derivative
+HALVINGS = 30  # of the way between two points without a slope, until a step is told from a ramp
 
 Project = Callable[[Vec], Vec]
 
@@ -90,14 +90,24 @@ def _not_lost(scalar: Scalar, args: Sequence[Vec], i: int, project: Sequence[Pro
         a, b = float(scalar.value(here)), float(scalar.value(there))
         if not abs(a - b) > 1e4 * eps * (abs(a) + abs(b)):  # NaN too
             continue
-        steps = torch.linspace(0, 1, BETWEEN).tolist()
-        points = [[h.add(t - h, step) if j == i else h for j, (h, t) in enumerate(zip(here, there))] for step in steps]
-        if all(float(scalar.gradient(at)[1][i].max_norm()) == 0 for at in points):
+        if not _slopes(scalar, here, there, i, a):
             name = scalar.names[i]
             raise ProblemError(
                 f"{scalar.name}: its derivative in {name} is 0, but its values change with {name}: expected torch operations on "
                 f"{name} all the way, got .detach(), .item(), numpy or a step function"
             )
+
+
+def _slopes(scalar: Scalar, here: Sequence[Vec], there: Sequence[Vec], i: int, a: float) -> bool:
+    """On the way where values change there is a slope in argument i: between plateaus, bisected for."""
+    low, high = here[i], there[i]
+    for _ in range(HALVINGS):
+        middle = (low + high) * 0.5
+        value, grads = scalar.gradient([middle if j == i else v for j, v in enumerate(here)])
+        if not float(grads[i].max_norm()) == 0:
+            return True
+        low, high = (middle, high) if float(value) == a else (low, middle)
+    return any(float(scalar.gradient(at)[1][i].max_norm()) != 0 for at in (here, there))
 
 
 def _moved(arg: Vec, far: float, generator: torch.Generator) -> Vec:
