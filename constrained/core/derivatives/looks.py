@@ -104,7 +104,7 @@ def _slopes(scalar: Scalar, here: Sequence[Vec], there: Sequence[Vec], i: int, a
     for _ in range(HALVINGS):
         middle = (low + high) * 0.5
         value, grads = scalar.gradient([middle if j == i else v for j, v in enumerate(here)])
-        if not float(grads[i].max_norm()) == 0:
+        if float(grads[i].max_norm()) != 0:
             return True
         low, high = (middle, high) if float(value) == a else (low, middle)
     return any(float(scalar.gradient(at)[1][i].max_norm()) != 0 for at in (here, there))
