@@ -115,6 +115,7 @@ class BilevelOracle(Oracle):
     ):
         self.calls = Calls()
         self.variables = variables
+        self.lost_twice: str | None = None  # why g has no second derivatives, '' where it has, None where nobody tried
         self.X, self.Y = X, Y
         both: dict[str, Any] = {"seed": seed, "random": random, "ranks": ranks}
         self.f = Level("upper", upper, self.calls, sampler=samplers[0], stream=UPPER_STREAM, **both)

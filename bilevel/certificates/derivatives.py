@@ -30,7 +30,8 @@ def check_start(oracle: BilevelOracle, x: Vec, y: Vec) -> None:
         given = "x, y and a batch" if level.takes_batch else "x and y, no batch"
         scalar = Scalar.of(level, (x, y), NAMES, generator, draw)
         grads = looks.start(scalar, (x, y), given)
-        if level.own.gradient is None and not level.depends((x, y), draw):
+        flat = all(float(grad.max_norm()) == 0 for grad in grads)
+        if flat and level.own.gradient is None and not level.depends((x, y), draw):
             raise ProblemError(f"{level.name}: expected a function of x or y, got one that depends on neither (is it detached?)")
         looks.nothing_lost(scalar, (x, y), grads, project)
     for name, constraint in oracle.constraints.items():
@@ -61,7 +62,9 @@ def lost_twice(oracle: BilevelOracle, x: Vec, y: Vec) -> str:
     """Why products with g_yy and g_xy are not to be had, tried once near (x, y); '' where they are."""
     if not oracle.g.second_order:
         return f"{oracle.g.name}: no second derivatives are given"
-    return looks.lost_twice(oracle.g, (x, y), {(1, 1): "g_yy", (0, 1): "g_xy"})
+    if oracle.lost_twice is None:
+        oracle.lost_twice = looks.lost_twice(oracle.g, (x, y), {(1, 1): "g_yy", (0, 1): "g_xy"})
+    return oracle.lost_twice
 
 
 def twice(oracle: BilevelOracle, x: Vec, y: Vec) -> bool:
