@@ -23,7 +23,7 @@ from .solver import Solver
 from .status import Feature, Status
 
 Seconds = Annotated[float, Range(0, INF, "a number >= 0")]
-PATIENCE = 1.0  # seconds for the answer after Ctrl-C
+PATIENCE = 0.5  # seconds for the answer after Ctrl-C
 
 
 def iterate(
