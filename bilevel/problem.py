@@ -16,7 +16,7 @@ from constrained.core.live import Live, LiveVec
 from constrained.core.problem import Point, Problem
 from constrained.core.processes import Ranks
 from constrained.core.status import Feature
-from constrained.core.variables import calling, checked_start, module_of, module_with, no_dropout, variable
+from constrained.core.variables import Modules, calling, checked_start, module_of, module_with, no_dropout, variable
 from constrained.core.vec import Vec
 from constrained.sets import ConvexSet, Everywhere, expect_set
 
@@ -38,7 +38,7 @@ class BilevelProblem(Problem):
 
     upper, lower: f(x, y) and g(x, y), scalar tensors; with `upper_data` / `lower_data` they get the batch as third argument,
     drawn from a sampler: `FullBatch`, `MiniBatches` or `Stream`. x, y: the variables at the start: a tensor, a tree of tensors,
-    or an nn.Module (the functions then receive the module itself, its trainable parameters replaced); y may be
+    or an nn.Module (the functions then receive a copy of the module, its trainable parameters replaced); y may be
     `Live(module)`, for large models. lower may be a `Mixture`. X, Y: convex sets.
     lower_equality, ... : functions of (x, y), zero or <= 0, scalar or 1-D, deterministic. lower_solution: x -> argmin g(x, .),
     where there is a formula; it is used to certify.
@@ -125,14 +125,17 @@ class BilevelProblem(Problem):
 
     # -- what solvers get -----------------------------------------------------------------------------------------------
     def oracle(self, seed: int = 0) -> BilevelOracle:
-        modules = [value if isinstance(value, torch.nn.Module) else None for value in (self.x, self.y)]
+        given = [value if isinstance(value, torch.nn.Module) else None for value in (self.x, self.y)]
+        modules = Modules(*given)
         random = any(module is not None and module.training for module in map(module_of, (self.x, self.y)))
         variables = self.variables()
         mixture = None
         if isinstance(self.lower, Mixture):
-            mixture = calling(self.lower.weights, modules[0]), calling(self.lower.losses, modules[1])
-        upper, lower = calling(self.upper, *modules), calling(self.lower, *modules)
-        constraints = {name: calling(getattr(self, name), *modules) for name in CONSTRAINTS if getattr(self, name) is not None}
+            weights, losses = Modules(given[0]), Modules(given[1])
+            mixture = calling("weights", self.lower.weights, weights), calling("losses", self.lower.losses, losses)
+        upper, lower = calling("upper", self.upper, modules), calling("lower", self.lower, modules)
+        own = {name: getattr(self, name) for name in CONSTRAINTS if getattr(self, name) is not None}
+        constraints = {name: calling(name, function, modules) for name, function in own.items()}
         data, ranks = (self.upper_data, self.lower_data), Ranks.here(variables["y"].device) if self._is_live else None
         return BilevelOracle(upper, lower, constraints, data, variables, self.X, self.Y, seed, random, mixture, ranks)
 

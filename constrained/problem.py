@@ -15,7 +15,7 @@ from .core.derivatives.replay import Replay
 from .core.errors import OptionError, ProblemError
 from .core.problem import Multipliers, Point, Problem
 from .core.status import Feature
-from .core.variables import calling, checked_start, module_with, no_dropout, variable
+from .core.variables import Modules, calling, checked_start, module_with, no_dropout, variable
 from .core.vec import Vec
 from .oracle import ConstrainedOracle
 from .sets import ConvexSet, Everywhere, expect_set
@@ -28,8 +28,9 @@ class ConstrainedProblem(Problem):
     """min over x in X of f(x) subject to c(x) = 0 and h(x) <= 0.
 
     objective: f(x), a scalar tensor; with `data` it gets the batch as second argument. equality, inequality: c and h, scalar or
-    1-D, deterministic. x: the variable at the start, a tensor, a tree of tensors or an nn.Module (the functions then receive the
-    module itself). X: a convex set. `Function(...)` in place of any callable brings derivatives of its own.
+    1-D, deterministic. x: the variable at the start, a tensor, a tree of tensors or an nn.Module (the functions then receive a
+    copy of it, its trainable parameters replaced). X: a convex set. `Function(...)` in place of any callable brings derivatives
+    of its own.
 
     Raises ProblemError for what is not callable, a variable that holds no floating-point tensors, a set that does not fit.
 
@@ -83,7 +84,8 @@ class ConstrainedProblem(Problem):
     # -- what solvers get -----------------------------------------------------------------------------------------------
     def oracle(self, seed: int = 0) -> ConstrainedOracle:
         module = self.x if isinstance(self.x, torch.nn.Module) else None
-        f, c, h = (None if g is None else calling(g, module) for g in (self.objective, self.equality, self.inequality))
+        modules, own = Modules(module), {name: getattr(self, name) for name in FUNCTIONS}
+        f, c, h = (None if g is None else calling(name, g, modules) for name, g in own.items())
         assert f is not None
         random = module is not None and module.training
         return ConstrainedOracle(f, c, h, self.data, self.variables()["x"], self.X, seed, random, self.replay)

@@ -18,7 +18,7 @@ from bilevel import BilevelProblem, Box, Function, Live, MiniBatches, Mixture, R
 from bilevel.problem import CONSTRAINTS
 from constrained.core.problem import Problem
 from constrained.core.status import Feature
-from constrained.core.variables import calling
+from constrained.core.variables import Modules, calling
 from constrained.core.vec import Vec, leaves_by_path
 from constrained.problem import ConstrainedProblem
 from constrained.sets import ConvexSet
@@ -136,7 +136,7 @@ def modules(problem: Any) -> list[torch.nn.Module | None]:
 
 def trees_of(problem: Problem, function: Callable) -> Callable:
     """A function of the problem's modules as one of their parameter dicts; any other as it is."""
-    return calling(function, *modules(problem))
+    return calling("the function", function, Modules(*modules(problem)))
 
 
 class Through(ConvexSet):

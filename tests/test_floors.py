@@ -20,7 +20,7 @@ TABLE = """
 constrained.core.deadline
 constrained.core.errors constrained.core.version constrained.core.moved constrained.core.status constrained.core.upgrade \
     constrained.core.files
-constrained.core.options constrained.core.arguments constrained.core.vec
+constrained.core.options constrained.core.arguments constrained.core.vec constrained.core.shared_state
 constrained.core.states constrained.core.data constrained.core.processes
 constrained.core.live constrained.core.sources constrained.core.stream constrained.core.digest
 constrained.core.derivatives
@@ -213,7 +213,7 @@ GLOBAL = (
 )
 MAY = {  # set them: the command line is a program with a process of its own; batches put back what they seed
     "problems.__main__": {"main", "_reproduce"},
-    "constrained.core.data": {"_seed"},
+    "constrained.core.shared_state": {"seed_generators"},
 }
 
 

@@ -2,7 +2,7 @@
 
 deadline                           a limit of time that binds inside of everything
 errors, version, status, moved     the exceptions; how a solve ends and what a problem has; old names of modules
-options, vec                       ranges in annotations; a variable of any structure as one vector
+options, vec, shared_state         ranges in annotations; a variable of any structure as one vector; the global generators
 files                              files written whole or not at all
 states, data, sources, stream      states under names of their own; where batches come from
 processes, live, digest            several processes; modules that move in place; what tells data from other data

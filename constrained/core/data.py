@@ -7,10 +7,8 @@ inside a dataset or a collate function is seeded by (seed, stream, n) too, and t
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,6 +19,7 @@ from torch.utils import data as torch_data
 from .arguments import expect
 from .errors import ProblemError
 from .options import Steps
+from .shared_state import generators_kept, seed_generators
 from .vec import tensors
 
 Batch = Any
@@ -228,8 +227,8 @@ class MiniBatches:
             return np.random.default_rng(np.random.SeedSequence([seed, stream, n])).integers(0, self.length, self.size)
         if self.shuffle == "none":
             order = np.arange(self.length)
-        elif self._last is not None and self._last[0] == (seed, stream, epoch):
-            order = self._last[1]
+        elif (last := self._last) is not None and last[0] == (seed, stream, epoch):  # read once: threads may share this
+            order = last[1]
         else:
             order = self._permutation(np.random.default_rng(np.random.SeedSequence([seed, stream, epoch])))
             self._last = ((seed, stream, epoch), order)  # a cache: the value depends on its key alone
@@ -264,12 +263,12 @@ class MiniBatches:
     def _collated(self, index: Sequence[int] | np.ndarray, key: tuple[int, int, int]) -> Batch:
         # A spawned sequence: the key itself seeds permutations and dropout. One word an item, the last for collate.
         words = np.random.SeedSequence(key, spawn_key=(0,)).generate_state(len(index) + 1, np.uint64).tolist()
-        with _generators_kept():
+        with generators_kept():
             items = []
             for i, word in zip(index, words):
-                _seed(word)
+                seed_generators(word)
                 items.append(self.dataset[int(i)])  # pyright: ignore[reportIndexIssue]
-            _seed(words[-1])
+            seed_generators(words[-1])
             return self.collate(items)
 
     def full(self) -> FullBatch:
@@ -300,25 +299,6 @@ def tokens(batch: Batch) -> int:
     """Entries of a batch of integer rows, such as token ids: those of its first tensor; 0 of any other batch."""
     found = tensors(batch)
     return found[0].numel() if found and found[0].ndim > 1 and not found[0].is_floating_point() else 0
-
-
-@contextlib.contextmanager
-def _generators_kept() -> Iterator[None]:
-    """The global generators of torch (CPU), numpy and Python stand afterwards where they stood."""
-    kept = torch.default_generator.get_state(), np.random.get_state(legacy=False), random.getstate()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(kept[0])
-        np.random.set_state(kept[1])  # noqa: NPY002
-        random.setstate(kept[2])
-
-
-def _seed(word: int) -> None:
-    """Seed the three, within `_generators_kept`."""
-    torch.default_generator.manual_seed(word >> 1)
-    np.random.seed(word & 0xFFFFFFFF)  # noqa: NPY002
-    random.seed(word)
 
 
 def _tensors(data: Any) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .data import Batch
 from .errors import CheckpointError, ProblemError
+from .shared_state import GENERATORS
 
 END = object()
 
@@ -81,7 +82,8 @@ class Stream:
     def _forward(self, position: int) -> None:
         """Take batches until `position` have been taken."""
         while self._position < position:
-            batch = self._next()
+            with GENERATORS:  # loaders draw from torch's global generator
+                batch = self._next()
             first = {0: self._kept[0]} if 0 in self._kept else {}
             self._kept = {self._position: batch} | first  # the first stays the first, whatever a new iteration gives
             self._position += 1

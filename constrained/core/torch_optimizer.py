@@ -14,6 +14,7 @@ from torch import Tensor
 from .errors import OptionError
 from .optimizers import OptState, on_copies
 from .options import Positive, Schedule, at
+from .shared_state import generators_kept
 from .vec import Vec
 
 NUMBERS = {"bool": bool, "int": int, "float": float}  # kinds of Python numbers in the state of a torch optimizer
@@ -109,8 +110,8 @@ class TorchOptimizer:
             TorchOptimizer(self.cls, lr=self.lr, **{**dict(self.options), "capturable": False})
             return
         start = [torch.linspace(-1, 1, n, dtype=torch.float64, device="cpu").reshape(-1, 2) for n in (4, 2)]
-        # One fork for both: an optimizer that draws random numbers steps apart from itself.
-        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        # Not seeded again for the second: an optimizer that draws random numbers steps apart from itself.
+        with torch.inference_mode(False), generators_kept():
             theirs, ours, state = [leaf.clone().requires_grad_() for leaf in start], Vec.of(start), {}
             try:
                 optimizer = self._made(theirs)

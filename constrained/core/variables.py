@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from .derivatives.function import Function
 from .errors import NonFiniteStart, ProblemError
 from .live import Live, LiveVec
-from .vec import Tree, Vec
+from .shared_state import UNCOPIED
+from .vec import Tree, Vec, leaves_by_path
 
 
 def variable(value: Any, name: str) -> Vec:
@@ -91,8 +94,38 @@ def describe(vec: Vec) -> str:
     return "; ".join(parts) if len(parts) <= 4 else "; ".join(parts[:4]) + "; ..."
 
 
+class Modules:
+    """The user's modules, one entry a variable (None for a tree), as an oracle calls them: copies that share their parameters.
+
+    `functional_call` writes into the module that it calls: into a copy of this oracle's, which no other thread calls. Buffers are
+    its own too. Modules that cannot be copied are called themselves, by one thread at a time.
+    """
+
+    def __init__(self, *given: torch.nn.Module | None):
+        self.given = given
+        copies = _copies(given)
+        self.called, self.lock = (given, UNCOPIED) if copies is None else (copies, contextlib.nullcontext())
+        self.bundle = _Bundle(self.called)
+        self.own = {id(p) for module in given if module is not None and copies is not None for p in module.parameters()}
+
+
+def _copies(modules: Sequence[torch.nn.Module | None]) -> list[torch.nn.Module | None] | None:
+    """Copies that share what is large: parameters, and tensors and arrays kept as attributes. None where they cannot be made."""
+    parts = [part for module in modules if module is not None for part in module.modules()]
+    shared: list[Any] = [p for part in parts for p in part._parameters.values() if p is not None]
+    for part in parts:
+        rest = {name: value for name, value in vars(part).items() if name not in ("_parameters", "_buffers", "_modules")}
+        shared += [leaf for leaf in leaves_by_path(rest).values() if isinstance(leaf, (torch.Tensor, np.ndarray))]
+    try:
+        found = copy.deepcopy(list(modules), {id(one): one for one in shared})
+    except Exception:  # locks, files, graphs, whatever a module holds
+        return None
+    kept = {id(part) for part in parts}
+    return None if any(id(part) in kept for module in found if module is not None for part in module.modules()) else found
+
+
 class _Bundle(torch.nn.Module):
-    """Lets `functional_call` swap the parameters of the user's modules while the user's function runs."""
+    """Lets `functional_call` swap the parameters of modules while the user's function runs."""
 
     def __init__(self, modules: Sequence[torch.nn.Module | None]):
         super().__init__()
@@ -105,15 +138,42 @@ class _Bundle(torch.nn.Module):
         return function(*(own.get(f"v{i}", tree) for i, tree in enumerate(trees)), *rest)
 
 
-def calling(function: Callable[..., Any], *modules: torch.nn.Module | None) -> Callable[..., Any]:
-    """The user's function of modules as a function of their parameter dicts; `modules`: one entry a variable, None for a tree."""
-    if all(module is None for module in modules):
+def calling(name: str, function: Callable[..., Any], modules: Modules) -> Callable[..., Any]:
+    """The user's function of modules as a function of their parameter dicts.
+
+    Raises ProblemError where it uses the user's module and not the one that it is handed: its parameters do not move.
+    """
+    given = modules.given
+    if all(module is None for module in given):
         return function
     own = function if isinstance(function, Function) else Function(function)
-    bundle, n = _Bundle(modules), len(modules)
+    n, looked = len(given), False
 
     def value(*args: Any) -> Any:
-        swap = {f"v{i}.{k}": v for i, module in enumerate(modules) if module is not None for k, v in args[i].items()}
-        return torch.func.functional_call(bundle, swap, (own.value, args[:n], args[n:]))
+        nonlocal looked
+        swap = {f"v{i}.{k}": v for i, module in enumerate(given) if module is not None for k, v in args[i].items()}
+        with modules.lock:
+            out = torch.func.functional_call(modules.bundle, swap, (own.value, args[:n], args[n:]))
+        if not looked and isinstance(out, torch.Tensor) and out.requires_grad:
+            looked = True
+            if any(id(leaf) in modules.own for leaf in _roots(out)):
+                raise ProblemError(
+                    f"{name}: expected a function of the module that it is handed, got one that uses the module given to the "
+                    "problem, whose parameters do not move: .detach() them where they are meant as constants"
+                )
+        return out
 
     return replace(own, value=value)
+
+
+def _roots(out: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The leaves of its graph."""
+    pending, seen = [out.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable  # pyright: ignore[reportAttributeAccessIssue]
+        pending += [before for before, _ in node.next_functions]

@@ -7,6 +7,7 @@ at once are a `Polyhedron` (polyhedron.py).
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, final
@@ -20,6 +21,7 @@ from .base import Constant, ConvexSet, check_entries, one_number
 from .simple import Box
 from .tangent import Tangent, tangent
 
+TURN = threading.Lock()  # a compiled program holds its parameters and its answer: one thread at a time
 TIGHT = {"tol_gap_abs": 1e-13, "tol_gap_rel": 1e-13, "tol_feas": 1e-12}  # the error of P(v) is the root of the gap's
 
 
@@ -155,21 +157,23 @@ class CvxpySet(ConvexSet):
     def project(self, v: Vec) -> Vec:
         import cvxpy
 
-        problem, variables, parameters = self._on(v)
-        if not bool(v.finite()):
-            return v
-        for parameter, leaf in zip(parameters, v.leaves):
-            parameter.value = leaf.detach().double().cpu().numpy()
-        try:
-            with warnings.catch_warnings(action="ignore", category=UserWarning):  # "may be inaccurate": just short of TIGHT
-                problem.solve(solver=self.solver, warm_start=self.warm_start, **self.options)
-        except cvxpy.SolverError as cause:
-            raise ProblemError(f"{self!r}: {self.solver} failed: {cause}") from cause
-        if problem.status in (cvxpy.INFEASIBLE, cvxpy.INFEASIBLE_INACCURATE):
-            raise ProblemError(f"{self!r}: {self.solver} says {problem.status}: the set is empty")
-        if problem.status not in (cvxpy.OPTIMAL, cvxpy.OPTIMAL_INACCURATE):
-            raise ProblemError(f"{self!r}: {self.solver} ended with status {problem.status}")
-        return v.like(torch.as_tensor(one.value).to(leaf).reshape(leaf.shape) for one, leaf in zip(variables, v.leaves))
+        with TURN:
+            problem, variables, parameters = self._on(v)
+            if not bool(v.finite()):
+                return v
+            for parameter, leaf in zip(parameters, v.leaves):
+                parameter.value = leaf.detach().double().cpu().numpy()
+            try:
+                with warnings.catch_warnings(action="ignore", category=UserWarning):  # "may be inaccurate": just short of TIGHT
+                    problem.solve(solver=self.solver, warm_start=self.warm_start, **self.options)
+            except cvxpy.SolverError as cause:
+                raise ProblemError(f"{self!r}: {self.solver} failed: {cause}") from cause
+            status, found = problem.status, [one.value for one in variables]
+        if status in (cvxpy.INFEASIBLE, cvxpy.INFEASIBLE_INACCURATE):
+            raise ProblemError(f"{self!r}: {self.solver} says {status}: the set is empty")
+        if status not in (cvxpy.OPTIMAL, cvxpy.OPTIMAL_INACCURATE):
+            raise ProblemError(f"{self!r}: {self.solver} ended with status {status}")
+        return v.like(torch.as_tensor(one).to(leaf).reshape(leaf.shape) for one, leaf in zip(found, v.leaves))
 
     def _fit(self, v: Vec, name: str) -> tuple[Any, list[Any], list[Any]]:
         import cvxpy

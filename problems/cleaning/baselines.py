@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from constrained.core.errors import OptionError, extra
+from constrained.core.shared_state import generators_kept
 
 from .data import CLASSES, CleaningData
 
@@ -68,7 +69,7 @@ def network(model: str, seed: int = 0) -> nn.Module:
 
 def _layer(fan_in: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
     """Weights N(0, 1/fan_in), or zero without a generator; biases zero. The global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):  # nn.Linear draws weights of its own first
+    with generators_kept(torch_alone=True):  # nn.Linear draws weights of its own first
         layer = nn.Linear(fan_in, outputs, dtype=torch.float64)
     with torch.no_grad():
         layer.bias.zero_()

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from constrained.core.errors import OptionError
+from constrained.core.shared_state import generators_kept
 
 from ..arguments import whole
 
@@ -64,7 +65,7 @@ class TinyDecoder(nn.Module):
             whole(f"TinyDecoder({name}=...)", size, 1)
         if width % heads:
             raise OptionError(f"TinyDecoder(heads=...): expected a divisor of the width {width}, got {heads}")
-        with torch.random.fork_rng(devices=[]):  # torch's own layers draw first
+        with generators_kept(torch_alone=True):  # torch's own layers draw first
             self.tokens, self.places = nn.Embedding(vocab, width), nn.Embedding(context, width)
             self.h = nn.ModuleList(Block(width, heads, twice) for _ in range(layers))
             self.norm = nn.LayerNorm(width)

@@ -7,13 +7,11 @@ double-backward graph; `backwards` says how it is batched.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +19,7 @@ from .. import live
 from ..data import Batch, NoData, Sampler, rows, tokens
 from ..errors import ProblemError, Unsuitable
 from ..processes import Ranks
+from ..shared_state import Randomness, without_cudnn
 from ..vec import Tree, Vec
 from .counts import Calls
 from .function import Function
@@ -60,6 +59,7 @@ class Objective:
         self.takes_batch = not isinstance(self.sampler, NoData)
         self.seed = seed
         self.stream = stream
+        self.randomness = Randomness(random)
         self.random = random or self.sampler.stochastic  # may use module randomness (dropout)
         self.ranks = ranks  # processes that share batches: values and gradients are means over them
         self._whole = None if self.sampler.stochastic else self.draw(0)
@@ -79,7 +79,7 @@ class Objective:
     def call(self, args: Sequence[Tree], draw: Draw) -> Any:
         """What the user's function returns on trees."""
         batch = (draw.batch,) if self.takes_batch else ()
-        with randomness(draw.key, args):
+        with self.randomness(draw.key, args):
             try:
                 return self.own.value(*args, *batch)
             except Exception as error:
@@ -137,7 +137,7 @@ class Objective:
         batch = (draw.batch,) if self.takes_batch else ()
         with torch.enable_grad():
             value = self.evaluate(trees, draw).detach()
-            with randomness(draw.key, trees):
+            with self.randomness(draw.key, trees):
                 given = self.own.gradient(*trees, *batch)
         parts = (given,) if len(args) == 1 else given
         if not isinstance(parts, (tuple, list)) or len(parts) != len(args):
@@ -255,8 +255,7 @@ class Linearization:
 
     def _differentiate(self) -> tuple[Tensor, list[Vec]]:
         every = range(len(self.args))
-        # cuDNN's RNN kernels have no double backward.
-        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+        with torch.enable_grad(), without_cudnn(self.args[0].device):
             trees, self._inputs = differentiable(self.args, every)
             out = self.objective.evaluate(trees, self.draw)
             found = (
@@ -291,7 +290,7 @@ class Linearization:
 
     def _call_own(self, own: Callable[..., Any], v: Vec) -> Tree:
         batch = (self.draw.batch,) if self.objective.takes_batch else ()
-        with torch.enable_grad(), randomness(self.draw.key, self.args):
+        with torch.enable_grad(), self.objective.randomness(self.draw.key, self.args):
             return own(*[vec.detach().tree() for vec in self.args], v.detach().tree(), *batch)
 
     def _backward(self, v: Sequence[Tensor], row: int, col: int, back: Backward) -> Sequence[Tensor]:
@@ -310,7 +309,7 @@ class Linearization:
             lead = v[0].shape[: v[0].ndim - self.args[col].leaves[0].ndim]
             return [leaf.new_zeros(lead + leaf.shape) for leaf in inputs]
         try:
-            with torch.backends.cudnn.flags(enabled=False):
+            with without_cudnn(inputs[0].device):
                 return back([g for g, _ in pairs], [w for _, w in pairs], inputs)
         except RuntimeError as cause:
             raise twice_missing(self.objective.name, cause) from cause
@@ -360,20 +359,3 @@ def backwards(outs: Sequence[Tensor], stacks: Sequence[Tensor], inputs: Sequence
 
 
 # -- helpers ----------------------------------------------------------------------------------------------------------------
-@contextlib.contextmanager
-def randomness(key: tuple[int, int, int] | None, args: Sequence[Any]) -> Iterator[None]:
-    """Module randomness (dropout) seeded by the draw: two evaluations on one batch see one mask, the global state is kept."""
-    if key is None:
-        yield
-        return
-    devices = sorted({leaf.device.index or 0 for arg in args for leaf in _tensors(arg) if leaf.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
-        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
-        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would reseed every CUDA device, forked or not
-        for device in devices:
-            torch.cuda.default_generators[device].manual_seed(seed)
-        yield
-
-
-def _tensors(arg: Any) -> list[Tensor]:
-    return list(arg.parameters()) if isinstance(arg, torch.nn.Module) else Vec.of(arg).leaves

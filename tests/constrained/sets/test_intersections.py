@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import sparse
 from scipy.optimize import lsq_linear, minimize
+from threaded import in_threads
 
 from constrained.core.errors import ProblemError
 from constrained.core.vec import Vec
@@ -192,6 +193,14 @@ def test_cvxpy_set_on_a_dict_is_compiled_once():
         found = one.project(Vec.of(tree)).tree()
     torch.testing.assert_close(found, {"x": torch.zeros(2), "y": torch.tensor(1.0)}, atol=1e-5, rtol=0)
     assert len(built) == 1
+
+
+def test_cvxpy_set_in_threads():
+    one, far = CvxpySet(lambda v: [cp.norm(v) <= 1]), vec([3.0, 4.0])
+    alone = one.project(far).tree()
+    assert all(
+        torch.equal(found, alone) for each in in_threads(lambda: [one.project(far).tree() for _ in range(4)]) for found in each
+    )
 
 
 def test_cvxpy_set_refuses():

@@ -11,8 +11,9 @@ from constrained.core.data import MiniBatches
 from constrained.core.derivatives.constraint import Constraint
 from constrained.core.derivatives.counts import Calls
 from constrained.core.derivatives.function import Function
-from constrained.core.derivatives.objective import Objective, gradient, randomness
+from constrained.core.derivatives.objective import Objective, gradient
 from constrained.core.errors import ProblemError
+from constrained.core.shared_state import Randomness
 from constrained.core.vec import Vec
 
 
@@ -185,7 +186,7 @@ def test_equal_draws_see_one_mask_and_the_global_state_is_kept():
 def test_the_mask_depends_on_seed_stream_and_n():
     masks = []
     for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)]:
-        with randomness(key, [Vec.of(Y)]):
+        with Randomness()(key, [Vec.of(Y)]):
             masks.append(tuple(torch.rand(5).tolist()))
     assert len(set(masks)) == 4
     assert masks[0] == masks[4]
@@ -193,7 +194,7 @@ def test_the_mask_depends_on_seed_stream_and_n():
 
 def test_the_global_state_is_kept_when_the_function_raises():
     before = torch.random.get_rng_state()
-    with contextlib.suppress(ValueError), randomness((0, 0, 0), [Vec.of(Y)]):
+    with contextlib.suppress(ValueError), Randomness()((0, 0, 0), [Vec.of(Y)]):
         torch.rand(3)
         raise ValueError
     assert torch.equal(torch.random.get_rng_state(), before)
