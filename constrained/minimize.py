@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from .core.derivatives.constraint import Constraint
 from .core.derivatives.counts import Calls
 from .core.derivatives.function import Function
-from .core.errors import ProblemError
+from .core.errors import ProblemError, shown
 from .core.result import Result
 from .core.run import solve
 from .core.solver import Solver
@@ -50,9 +50,7 @@ def minimize(
     >>> found.status.name, found.x.round(decimals=6)
     ('CONVERGED', tensor([0.5000, 0.5000], dtype=torch.float64))
     """
-    x = torch.as_tensor(np.array(x0, dtype=np.float64)) if not isinstance(x0, Tensor) else x0
-    if x.ndim != 1:
-        raise ProblemError(f"x0: expected a vector, got shape {tuple(x.shape)}")
+    x = _vector(x0)
     pieces = [_piece(one) for one in _several(constraints)]
     for piece in pieces:
         piece.look(x)
@@ -66,6 +64,16 @@ def minimize(
     X = Everywhere() if bounds is None else _box(bounds, len(x))
     problem = ConstrainedProblem(objective=objective, x=x, equality=equality, inequality=inequality, X=X)
     return solve(problem, solver, tol=tol, **options)
+
+
+def _vector(x0: Any) -> Tensor:
+    try:
+        x = x0 if isinstance(x0, Tensor) else torch.as_tensor(np.array(x0, dtype=np.float64))
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise ProblemError(f"x0: expected a vector of numbers, got {shown(x0)}") from None
+    if x.ndim != 1 or not len(x) or not x.is_floating_point():
+        raise ProblemError(f"x0: expected a vector of floating-point numbers, got shape {tuple(x.shape)} of {x.dtype}")
+    return x
 
 
 @dataclass
@@ -185,12 +193,15 @@ def _split(both: Callable[[Any], Any]) -> tuple[Callable[[Any], Any], Callable[[
 
 
 def _box(bounds: Any, n: int) -> Box:
-    if hasattr(bounds, "lb"):
-        low, high = (np.broadcast_to(np.asarray(side, dtype=np.float64), (n,)) for side in (bounds.lb, bounds.ub))
-    else:
-        pairs = list(bounds) if isinstance(bounds, Iterable) else []
-        if len(pairs) != n or any(len(pair) != 2 for pair in pairs):
-            raise ProblemError(f"bounds: expected Bounds or {n} pairs (low, high), got {bounds!r:.60}")
-        low = np.array([-np.inf if pair[0] is None else pair[0] for pair in pairs], dtype=np.float64)
-        high = np.array([np.inf if pair[1] is None else pair[1] for pair in pairs], dtype=np.float64)
+    try:
+        if hasattr(bounds, "lb"):
+            low, high = (np.broadcast_to(np.asarray(side, dtype=np.float64), (n,)) for side in (bounds.lb, bounds.ub))
+        else:
+            pairs = [(low, high) for low, high in bounds]
+            low = np.array([-np.inf if pair[0] is None else pair[0] for pair in pairs], dtype=np.float64)
+            high = np.array([np.inf if pair[1] is None else pair[1] for pair in pairs], dtype=np.float64)
+        if low.shape != (n,) or high.shape != (n,):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ProblemError(f"bounds: expected Bounds or {n} pairs (low, high), got {shown(bounds)}") from None
     return Box(torch.as_tensor(low.copy()), torch.as_tensor(high.copy()))

@@ -22,7 +22,8 @@ def load_causal_lm(name: str | Path, *, dtype: torch.dtype = torch.float32, revi
     dtype: of all its parameters; float32 to train them, bfloat16 for the frozen ones below `lora`. revision: a commit of the hub.
     Weights are read from safetensors only, and no code that comes with a model is run.
 
-    Raises MissingExtra without `transformers`, ProblemError for a folder without a model or a name that cannot be loaded.
+    Raises MissingExtra without `transformers`, ProblemError for a folder without a model, a name that cannot be loaded, and files
+    that are damaged or incomplete.
 
     >>> import tempfile
     >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -42,9 +43,17 @@ def load_causal_lm(name: str | Path, *, dtype: torch.dtype = torch.float32, revi
         raise ProblemError(f"name: expected a folder with a model, its config.json and safetensors, got {name}")
     options: dict[str, Any] = {"dtype": dtype, "revision": revision, "trust_remote_code": False, "use_safetensors": True}
     try:
-        return transformers.AutoModelForCausalLM.from_pretrained(str(name), **options).eval()
-    except (OSError, ValueError, extra("safetensors", "hf").SafetensorError) as cause:  # the last: a file cut short
-        raise ProblemError(f"name: {name} cannot be loaded: {str(cause).strip().splitlines()[0]}") from cause
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(str(name), output_loading_info=True, **options)
+    except Exception as cause:  # of transformers, safetensors or the hub, whatever is in the files
+        raise ProblemError(f"name: {name} cannot be loaded: {_said(cause)}") from cause
+    if missing := sorted(found["missing_keys"]):  # transformers would draw them
+        raise ProblemError(f"name: {name} cannot be loaded: its files hold no {', '.join(missing[:3])}")
+    return model.eval()
+
+
+def _said(cause: Exception) -> str:
+    """The first line of what was said, or else by what."""
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
 
 
 def save_model(model: torch.nn.Module, folder: str | Path) -> None:
@@ -53,7 +62,7 @@ def save_model(model: torch.nn.Module, folder: str | Path) -> None:
     model: `result.module()`. A module that is not of `transformers` becomes `model.safetensors` with its parameters by name. Of
     several processes all must call, with sharded models as without: the first writes the whole, and none returns before it has.
 
-    Raises MissingExtra without `safetensors`, OutputError for a folder that cannot be made.
+    Raises MissingExtra without `safetensors`, OutputError for a folder that cannot be made or written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -84,14 +93,17 @@ def _write(safetensors: ModuleType, model: torch.nn.Module, folder: Path, state:
     """state: of a sharded model, gathered."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as cause:
-        raise OutputError(f"folder: {folder} cannot be made: {cause.strerror}") from cause
-    if hasattr(model, "save_pretrained"):
-        model.save_pretrained(folder, **({} if state is None else {"state_dict": state}))  # pyright: ignore[reportCallIssue]
-    elif state is None:
-        safetensors.save_model(model, str(folder / "model.safetensors"))
-    else:
-        safetensors.save_file(state, str(folder / "model.safetensors"))
+    except (OSError, ValueError) as cause:  # ValueError: a name with a null character
+        raise OutputError(f"folder: {folder} cannot be made: {getattr(cause, 'strerror', cause)}") from cause
+    try:
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained(folder, **({} if state is None else {"state_dict": state}))  # pyright: ignore[reportCallIssue]
+        elif state is None:
+            safetensors.save_model(model, str(folder / "model.safetensors"))
+        else:
+            safetensors.save_file(state, str(folder / "model.safetensors"))
+    except (OSError, extra("safetensors", "hf").SafetensorError) as cause:
+        raise OutputError(f"folder: {folder} cannot be written: {_said(cause)}") from cause
 
 
 def lora(model: torch.nn.Module, rank: int = 8, alpha: float = 16.0, targets: Sequence[str] | None = None) -> torch.nn.Module:
@@ -132,7 +144,8 @@ def lora(model: torch.nn.Module, rank: int = 8, alpha: float = 16.0, targets: Se
 def load_lora(model: torch.nn.Module, folder: str | Path) -> torch.nn.Module:
     """The model with the adapters that `save_model` wrote, trainable. The given model is changed in place.
 
-    Raises MissingExtra without `peft`, ProblemError for a folder without adapters, or with those of another model.
+    Raises MissingExtra without `peft`, ProblemError for a folder without adapters, with damaged ones or those of another
+    model.
 
     >>> import copy, tempfile
     >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -149,9 +162,13 @@ def load_lora(model: torch.nn.Module, folder: str | Path) -> torch.nn.Module:
     if not (Path(folder) / "adapter_config.json").is_file():
         raise ProblemError(f"folder: expected one with adapter_config.json, got {folder}")
     try:
-        return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True)
-    except (ValueError, RuntimeError) as cause:
-        raise ProblemError(f"folder: the adapters in {folder} do not fit the model: {str(cause).splitlines()[0]}") from cause
+        found = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+        missing = sorted(set(peft.get_peft_model_state_dict(found)) - set(peft.load_peft_weights(str(folder), device="cpu")))
+    except Exception as cause:  # of peft or safetensors, whatever is in the files
+        raise ProblemError(f"folder: the adapters in {folder} do not fit the model: {_said(cause)}") from cause
+    if missing:  # peft would leave them as they are drawn
+        raise ProblemError(f"folder: the adapters in {folder} do not fit the model: they have no {', '.join(missing[:3])}")
+    return found
 
 
 def checkpointed(model: torch.nn.Module) -> torch.nn.Module:

@@ -168,9 +168,12 @@ def padded(
 
 def _mapped(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as cause:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as cause:  # numpy's and zipfile's, whatever is in the file
         raise ProblemError(f"packed: source: {path}: expected an .npy file of integers: {cause}") from cause
+    if not isinstance(found, np.ndarray):
+        raise ProblemError(f"packed: source: {path}: expected an .npy file of integers, got an archive")
+    return found
 
 
 def _checked(source: Tensor | np.ndarray) -> np.ndarray:

@@ -131,9 +131,12 @@ def _field(who: str, item: Mapping[str, Any], name: str, i: int) -> str:
 
 
 def _files(who: str, path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = sorted(path.glob("*.txt"))
+    try:
+        if not path.is_dir():
+            return [path]
+        found = sorted(path.glob("*.txt"))
+    except OSError as cause:  # a name too long, a folder that may not be read
+        raise ProblemError(f"{who}: source: {path!s:.60}: cannot be read: {cause.strerror}") from cause
     if not found:
         raise ProblemError(f"{who}: source: expected *.txt files in the folder {path}, got none")
     return found
@@ -146,3 +149,5 @@ def _read(who: str, path: Path) -> str:
         raise ProblemError(f"{who}: source: {path}: cannot be read: {cause.strerror}") from cause
     except UnicodeDecodeError as cause:
         raise ProblemError(f"{who}: source: {path}: expected text in UTF-8, got byte {cause.object[cause.start]:#x}") from cause
+    except ValueError as cause:  # a name with a null character
+        raise ProblemError(f"{who}: source: {path!s:.60}: cannot be read: {cause}") from cause

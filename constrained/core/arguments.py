@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import OptionError
+from .errors import OptionError, shown
 from .options import alternatives, holds, words
 
 
@@ -25,5 +25,5 @@ def expect(name: str, value: Any, kind: Any, error: type[Exception] = OptionErro
     """
     allowed = alternatives(kind)
     if not any(holds(value, one) for one in allowed):
-        raise error(f"{name}: expected {' or '.join(words(one) for one in allowed)}, got {value!r:.60}{why}")
+        raise error(f"{name}: expected {' or '.join(words(one) for one in allowed)}, got {shown(value)}{why}")
     return value.item() if isinstance(value, np.generic) else value

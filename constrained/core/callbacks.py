@@ -268,7 +268,7 @@ def write_text(path: Path | str, text: str) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(path) as file:
             file.write(text.encode())
-    except (OSError, ValueError) as cause:  # ValueError: a name with a null character
+    except (OSError, TypeError, ValueError) as cause:  # TypeError: no path; ValueError: no name, or one with a null character
         raise OutputError(f"{path}: cannot be written: {cause}") from cause
 
 
@@ -276,7 +276,7 @@ def _folder(owner: str, folder: Path) -> Path:
     """The folder, made. Raises OutputError where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as cause:
+    except (OSError, ValueError) as cause:  # ValueError: a name with a null character
         raise OutputError(f"{owner}: the folder {folder} cannot be made: {cause}") from cause
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{owner}: the folder {folder} cannot be written")

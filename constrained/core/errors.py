@@ -65,6 +65,15 @@ class SolveFailed(BilevelError, RuntimeError):
         self.result = result
 
 
+def shown(value: Any, width: int = 60) -> str:
+    """What came, as a message shows it: the beginning of its repr, which Python refuses for integers of 5,000 digits."""
+    try:
+        text = repr(value)
+    except Exception:  # of any class
+        text = f"<{type(value).__name__} without a repr>"
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
 def extra(module: str, name: str) -> ModuleType:
     """Import an optional module, or raise one sentence with the pip command of the extra that holds it."""
     try:

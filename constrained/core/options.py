@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from .errors import OptionError
+from .errors import OptionError, shown
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Range:
     def holds(self, value: Any) -> bool:
         kind = numbers.Integral if self.whole else numbers.Real
         if isinstance(value, bool) or not isinstance(value, kind):
+            return False
+        if not self.whole and not _is_float(value):
             return False
         number: Any = value  # as it is: a large integer is no float
         above = number > self.low if self.open_low else number >= self.low
@@ -95,7 +97,7 @@ class Options:
             value = getattr(self, name)
             if not any(holds(value, alternative) for alternative in alternatives):
                 wanted = " or ".join(words(alternative) for alternative in alternatives)
-                raise OptionError(f"{type(self).__name__}({name}={value!r}): {name} must be {wanted}, got {value!r}")
+                raise OptionError(f"{type(self).__name__}({name}={shown(value)}): {name} must be {wanted}, got {shown(value)}")
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def holds(value: Any, alternative: Any) -> bool:
     if alternative is Any:
         return True
     if alternative is float:
-        return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and _is_float(value) and math.isfinite(value)
     if alternative is type(None):
         return value is None
     if alternative is int:
@@ -174,6 +176,15 @@ def holds(value: Any, alternative: Any) -> bool:
     if (origin or alternative) is Callable or origin is typing.get_origin(Callable[..., Any]):
         return callable(value)
     return isinstance(value, origin or alternative)
+
+
+def _is_float(value: Any) -> bool:
+    """Not an integer or a fraction beyond the floats."""
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
 def words(alternative: Any) -> str:

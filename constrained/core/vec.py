@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .errors import ProblemError
+from .errors import ProblemError, shown
 from .moved import forward_names
 
 Tree = Any
@@ -248,7 +248,9 @@ def _paths(same: _Same) -> list[str]:
 
 def _leaf(leaf: Any, name: str) -> Tensor:
     if isinstance(leaf, (bool, int)) or not isinstance(leaf, (Tensor, np.ndarray, np.floating, float)):
-        raise ProblemError(f"{name}: expected a floating-point tensor or array, got {type(leaf).__name__} {leaf!r:.80}")
+        raise ProblemError(f"{name}: expected a floating-point tensor or array, got {type(leaf).__name__} {shown(leaf, 80)}")
+    if isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "fiub":  # complex ones would lose a part
+        raise ProblemError(f"{name}: expected a floating-point tensor or array, got an array of {leaf.dtype}")
     tensor = leaf.detach() if isinstance(leaf, Tensor) else torch.as_tensor(np.array(leaf, dtype=np.float64))
     if not tensor.is_floating_point():
         raise ProblemError(f"{name}: expected floating-point entries, got dtype {tensor.dtype}")

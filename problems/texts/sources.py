@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from constrained.core.errors import OptionError
+from constrained.core.errors import OptionError, shown
 
 from ..arguments import whole
 
@@ -140,17 +140,17 @@ class Sentiment140(Passages):
         whole_file = _json(self.path, _text(self.path, "LEAF's JSON"))
         users = whole_file.get("user_data") if isinstance(whole_file, dict) else None
         if not isinstance(users, dict):
-            raise OptionError(f"{self.path}: expected LEAF's JSON, an object with user_data, got {_short(whole_file)}")
+            raise OptionError(f"{self.path}: expected LEAF's JSON, an object with user_data, got {shown(whole_file)}")
         for user, data in users.items():
             x, y = (data.get(name) if isinstance(data, dict) else None for name in "xy")
             if not isinstance(x, list) or not isinstance(y, list) or len(x) != len(y):
-                raise OptionError(f"{self.path}: user {user}: expected lists x and y of one length, got {_short(data)}")
+                raise OptionError(f"{self.path}: user {user}: expected lists x and y of one length, got {shown(data)}")
             for i, (tweet, label) in enumerate(zip(x, y)):
                 where = f"{self.path}: user {user}, tweet {i}"
                 if not isinstance(tweet, list) or len(tweet) < 5 or not isinstance(tweet[4], str):
-                    raise OptionError(f"{where}: expected [id, date, query, user, text, ...], got {_short(tweet)}")
+                    raise OptionError(f"{where}: expected [id, date, query, user, text, ...], got {shown(tweet)}")
                 if label not in (0, 1, "0", "1"):
-                    raise OptionError(f"{where}: expected a label 0 or 1, got {_short(label)}")
+                    raise OptionError(f"{where}: expected a label 0 or 1, got {shown(label)}")
                 yield tweet[4], int(label)
 
 
@@ -171,7 +171,7 @@ class SNLI(Passages):
             gold, *pair = (one.get(key) if isinstance(one, dict) else None for key in ("gold_label", "sentence1", "sentence2"))
             sentences = [sentence for sentence in pair if isinstance(sentence, str)]
             if gold not in (*names, "-") or len(sentences) != 2:
-                raise OptionError(f"{where}: expected gold_label, sentence1 and sentence2, got {_short(one)}")
+                raise OptionError(f"{where}: expected gold_label, sentence1 and sentence2, got {shown(one)}")
             if gold in names:
                 yield " ".join(sentences), names[gold]
 
@@ -188,12 +188,12 @@ class Reviews(Passages):
     def read(self) -> Iterator[tuple[str, int]]:
         every = _json(self.path, _text(self.path, "a JSON list of reviews"))
         if not isinstance(every, list):
-            raise OptionError(f"{self.path}: expected a JSON list of reviews, got {_short(every)}")
+            raise OptionError(f"{self.path}: expected a JSON list of reviews, got {shown(every)}")
         names = ("negative", "positive")
         for i, one in enumerate(every):
             text, label = (one.get(key) if isinstance(one, dict) else None for key in ("text", "label"))
             if not isinstance(text, str) or label not in names:
-                raise OptionError(f"{self.path}: review {i}: expected text and a label of {names}, got {_short(one)}")
+                raise OptionError(f"{self.path}: review {i}: expected text and a label of {names}, got {shown(one)}")
             yield text, names.index(label)
 
 
@@ -202,6 +202,8 @@ def _text(path: str | Path, what: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except OSError as cause:
         raise OptionError(f"{path}: expected {what}, cannot be read: {cause.strerror}") from cause
+    except TypeError as cause:
+        raise OptionError(f"path: expected {what}, got {shown(path)}") from cause
     except (UnicodeDecodeError, ValueError) as cause:  # ValueError: a name with a null character
         raise OptionError(f"{path}: expected {what}, not a binary or compressed file") from cause
 
@@ -210,9 +212,4 @@ def _json(where: str | Path, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as cause:
-        raise OptionError(f"{where}: expected JSON: {cause}, got {_short(text)}") from cause
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        raise OptionError(f"{where}: expected JSON: {cause}, got {shown(text)}") from cause

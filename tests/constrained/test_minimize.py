@@ -1,4 +1,4 @@
-"""`minimize` with scipy's shapes: numpy functions, mixed constraints, flags. Truth: scipy's own answers and closed forms."""
+"""`minimize` with scipy's shapes: numpy functions, mixed constraints, flags; what is refused by name. Truth: scipy, closed forms."""
 
 import itertools
 
@@ -8,8 +8,7 @@ import torch
 from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint, rosen, rosen_der
 from scipy.optimize import minimize as scipy_minimize
 
-from constrained import AugmentedLagrangian, minimize
-from constrained.core.errors import ProblemError
+from constrained import AugmentedLagrangian, ProblemError, minimize
 
 CIRCLE = {"type": "eq", "fun": lambda x: np.array([x @ x - 1]), "jac": lambda x: 2 * x[None]}
 
@@ -75,3 +74,49 @@ def test_what_is_not_honoured_is_refused():
     with pytest.raises(ProblemError, match="jac: expected a function"):
         minimize(rosen, [0.1, 0.2], jac="2-point")
     assert minimize(lambda x: (x**2).sum(), [0.1, 0.2], bounds=Bounds([0, 0], [1, 1], keep_feasible=True)).status.ok
+
+
+def square(x):
+    return (x**2).sum()
+
+
+@pytest.mark.parametrize(
+    "x0",
+    [
+        {"a": 1.0},
+        {1.0},
+        [np.zeros(1), np.zeros(2)],
+        "word",
+        ["a", "b"],
+        None,
+        object(),
+        3.0,
+        [],
+        torch.zeros(0),
+        torch.zeros(2, 2),
+        torch.tensor([1, 2]),
+        [1j],
+        [10**400],
+        10**5000,
+        [torch.ones((), requires_grad=True)],
+    ],
+    ids=lambda x0: type(x0).__name__,
+)
+def test_what_is_no_vector_of_numbers_is_refused(x0):
+    with pytest.raises(ProblemError, match=r"^x0: expected a vector of"):
+        minimize(square, x0)
+
+
+@pytest.mark.parametrize("x0", [[1, 2], (1.0, 2.0), np.array([1, 2]), torch.tensor([1.0, 2.0])], ids=lambda x0: type(x0).__name__)
+def test_vectors_of_numbers_are_starts(x0):
+    assert minimize(square, x0).success
+
+
+@pytest.mark.parametrize("bounds", ["ab", 3, [(0,)] * 2, [(0, 1), 3], [("a", 1)] * 2, [(0, 1)] * 3, [(0, 10**400)] * 2, {}])
+def test_what_are_no_bounds_is_refused(bounds):
+    with pytest.raises(ProblemError, match=r"^bounds: expected Bounds or 2 pairs"):
+        minimize(square, [1.0, 1.0], bounds=bounds)
+
+
+def test_bounds_that_fix_every_entry():
+    assert minimize(square, [0.0, 0.0], bounds=[(0.5, 0.5), (0.25, 0.25)]).x.tolist() == [0.5, 0.25]

@@ -217,10 +217,26 @@ BAD = {
     "1 0:2\n-1 1:1\n": ("1", "ascending indices from 1", "'0:2'"),
     "1 1:2\n-1 2:1 2:3\n": ("2", "ascending indices from 1", "'2:3'"),
     "1 1:2\n-1 3:1 2:3\n": ("2", "ascending indices from 1", "'2:3'"),
+    f"1 1:2\n-1 {'9' * 5000}:3\n": ("2", "index:value", "'999"),
+    f"1 1:2\n-1 1:{'9' * 5000}\n": ("2", "a finite number", "'1:999"),
+    f"{'9' * 5000} 1:2\n-1 1:1\n": ("1", "a label", "'999"),
 }
 
 
-@pytest.mark.parametrize("text", BAD)
+@pytest.mark.parametrize("features", [1.5, 0, -1, True, "3", 10**5000], ids=lambda features: type(features).__name__)
+def test_features_that_are_no_number_of_columns_are_refused(features, tmp_path):
+    with pytest.raises(OptionError, match="features"):
+        read_libsvm(rows("1 1:1\n0 1:2\n", tmp_path), features)
+
+
+def test_leading_zeros_of_an_index_and_odd_paths(tmp_path):
+    assert read_libsvm(rows(f"1 {'0' * 5000}2:1\n0 1:2\n", tmp_path))[0].tolist() == [[0, 1], [2, 0]]
+    for path in ("", "a\0b", "x" * 5000, 3, None):
+        with pytest.raises(OptionError):
+            read_libsvm(path)
+
+
+@pytest.mark.parametrize("text", BAD, ids=lambda text: text[:20])
 def test_a_line_that_is_wrong_is_named(text, tmp_path):
     path = rows(text, tmp_path)
     line, *words = BAD[text]
@@ -229,6 +245,7 @@ def test_a_line_that_is_wrong_is_named(text, tmp_path):
     message = str(caught.value)
     assert message.startswith(f"{path}:{line}: expected ")
     assert "\n" not in message
+    assert len(message) < len(path) + 200
     assert all(word in message for word in words)
 
 

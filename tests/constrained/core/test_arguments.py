@@ -50,3 +50,17 @@ def test_what_is_not_is_refused(kind, value, message):
 def test_a_caller_names_the_error_and_says_why():
     with pytest.raises(ProblemError, match=r"^n: expected an integer >= 1, got None: there is none$"):
         expect("n", None, Steps, ProblemError, why=": there is none")
+
+
+@pytest.mark.parametrize("kind", [Positive, float, SHARE, Positive | None])
+@pytest.mark.parametrize("value", [10**400, 10**5000, -(10**5000)], ids=["400 digits", "5,000 digits", "negative"])
+def test_integers_beyond_the_floats_are_refused(kind, value):
+    with pytest.raises(OptionError, match=r"^n: expected a number"):
+        expect("n", value, kind)
+
+
+def test_integers_that_python_does_not_print_are_refused_in_words():
+    assert expect("n", 10**5000, Steps) == 10**5000
+    for value in (-(10**5000), [10**5000]):
+        with pytest.raises(OptionError, match=r"^n: expected an integer >= 1, got <.* without a repr>$"):
+            expect("n", value, Steps)

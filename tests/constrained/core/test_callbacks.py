@@ -255,3 +255,9 @@ def test_progress_on_a_terminal(monkeypatch):
 def test_progress_after_the_limit_is_unknown():
     """No limit of steps: nothing to divide by."""
     assert solve(bowl(), callbacks=[Progress()]).success
+
+
+def test_odd_paths_are_refused(tmp_path):
+    for path in (tmp_path / "a\0b", tmp_path / ("x" * 5000), "", 3):
+        with pytest.raises(OutputError, match="cannot be written"):
+            History().write(path)

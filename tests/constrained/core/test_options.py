@@ -183,3 +183,11 @@ def test_ranges_are_read_from_the_annotations():
 
 def test_docstring_examples():
     assert doctest.testmod(options).failed == 0
+
+
+@pytest.mark.parametrize("value", [10**400, 10**5000], ids=["400 digits", "5,000 digits"])
+def test_integers_beyond_the_floats_are_refused(value):
+    with pytest.raises(OptionError, match="scale must be a number > 0"):
+        Power(value, 0.5)
+    with pytest.raises(OptionError, match="exponent must be a number"):
+        Power(0.5, value)

@@ -239,3 +239,9 @@ def test_vecs_pickle():
 
 def test_docstring_examples():
     assert doctest.testmod(vec).failed == 0
+
+
+@pytest.mark.parametrize("array", [np.array([1j]), np.array(["a"]), np.array([None])], ids=["complex", "text", "objects"])
+def test_arrays_of_no_real_numbers_are_refused(array):
+    with pytest.raises(ProblemError, match=r"^x: expected a floating-point tensor or array, got an array of"):
+        Vec.of(array, "x")
