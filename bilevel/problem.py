@@ -44,8 +44,8 @@ class BilevelProblem(Problem):
     where there is a formula; it is used to certify.
     `Function(...)` in place of any callable brings derivatives of its own.
 
-    Raises ProblemError for what is not callable, variables that hold no floating-point tensors or differ in dtype or device,
-    sets that do not fit, BatchNorm in train mode.
+    Raises ProblemError for what is not callable, variables that have no entries, are not in float32 or float64 (half precision:
+    only with `Live`) or differ in dtype or device, sets that do not fit, BatchNorm in train mode.
 
     >>> import torch, bilevel
     >>> a = torch.tensor([1.0, 2.0], dtype=torch.float64)

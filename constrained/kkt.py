@@ -89,7 +89,7 @@ def multipliers(oracle: ConstrainedOracle, x: Vec) -> Multipliers:
     J, h = tape.jacobian, None if oracle.h is None else oracle.h.value((x,))
     rows = J.new_zeros(0, J.shape[1]) if oracle.h is None else inequality_jacobian(oracle, x)
     free = inside(oracle, x)  # entries at a bound have a multiplier of their own
-    active = None if h is None else h > -1e-6 * max(1.0, float(h.abs().max()))
+    active = None if h is None else h > -1e-6 * max(1.0, float(h.abs().max()) if len(h) else 0.0)
     lam, mu = least_squares(J[:, free], rows[:, free], tape.gradient[free], active)
     return Multipliers(None if oracle.c is None else lam, mu)
 

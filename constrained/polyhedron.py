@@ -137,6 +137,8 @@ class Polyhedron(ConvexSet):
 
         if len({part.shape[1] for part in parts}) != 1:
             raise ProblemError(f"Polyhedron: A and E have {parts[0].shape[1]} and {parts[1].shape[1]} columns")
+        if not parts[0].shape[1]:
+            raise ProblemError("Polyhedron: A, E: expected a column for each entry of the variable, got none")
         rows: Any = sparse.vstack(parts).tocsr()
         right = np.concatenate([right_e, right_b])
         size = np.sqrt(np.asarray(rows.multiply(rows).sum(1)).ravel())
@@ -156,6 +158,9 @@ class Polyhedron(ConvexSet):
         if not bool(u.isfinite().all()):
             return v, torch.zeros_like(self.right), torch.ones_like(u)
         like = Vec.of(u) if self.inside.whole else v.map(torch.Tensor.double)
+        if not self.rows:
+            w, _, _, free = self._at(u, self.right, like)
+            return v.unravel(w.to(v.device)), self.right, free
         tol = 1e-13 * (1 + float(u.abs().max()) + float(self.right.abs().max()))
         mu = self.sheet.eliminated(u, self.right) if self.own else self._dual(u, like, tol)
         w, _, _, free = self._at(u, mu, like)
@@ -248,7 +253,7 @@ def _(Y: Polyhedron, z: Vec) -> Tangent:
         raise Unsuitable(f"Y: derivatives through {Y!r} are known where `inside` is a Box or the whole space")
     Y._on(z)
     _, mu, free = Y._projected(z)
-    held = mu > HELD * (1 + float(mu.abs().max()))
+    held = mu > HELD * (1 + max(mu.abs().tolist(), default=0.0))
     held[: Y.equalities] = True
     normals = [free * Y.sheet.transposed(row) for row in torch.eye(Y.rows, dtype=mu.dtype)[held]]
     U, size, _ = torch.linalg.svd(torch.stack([torch.zeros_like(free), *normals]).T, full_matrices=False)
@@ -269,8 +274,11 @@ def _pair(matrix: Any, right: Any, left_name: str, right_name: str) -> tuple[Any
         matrix = matrix.detach().double().cpu().numpy()
     from scipy import sparse
 
-    rows: Any = sparse.csr_matrix(matrix, dtype=np.float64)
-    side = np.atleast_1d(np.asarray(right.detach().cpu() if isinstance(right, Tensor) else right, dtype=np.float64))
+    try:
+        rows: Any = sparse.csr_matrix(matrix, dtype=np.float64)
+        side = np.atleast_1d(np.asarray(right.detach().cpu() if isinstance(right, Tensor) else right, dtype=np.float64))
+    except (TypeError, ValueError, OverflowError) as cause:
+        raise ProblemError(f"Polyhedron: {left_name}, {right_name}: expected a matrix and one number a row ({cause})") from None
     if side.ndim != 1 or rows.shape[0] != len(side):
         raise ProblemError(f"Polyhedron: {left_name}, {right_name}: got shapes {rows.shape} and {side.shape}")
     if not (np.isfinite(rows.data).all() and np.isfinite(side).all()):

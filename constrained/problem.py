@@ -32,7 +32,8 @@ class ConstrainedProblem(Problem):
     copy of it, its trainable parameters replaced). X: a convex set. `Function(...)` in place of any callable brings derivatives
     of its own.
 
-    Raises ProblemError for what is not callable, a variable that holds no floating-point tensors, a set that does not fit.
+    Raises ProblemError for what is not callable, a variable that has no entries or is not in float32 or float64, a set that does
+    not fit; when it is solved, for functions that return another number of rows at another call.
 
     >>> import torch, constrained
     >>> x = torch.tensor([-1.2, 1.0], dtype=torch.float64)
@@ -112,6 +113,7 @@ class ConstrainedProblem(Problem):
         if Feature.SAMPLES not in self.features:
             no_dropout(self.x, "x")
         x = self.X.project(x.detach().clone())
+        _expect_rows(oracle, start and start.multipliers)
         kkt.check_start(oracle, x)
         return Point(x, None, start.multipliers if start else None)
 
@@ -165,4 +167,16 @@ class ConstrainedProblem(Problem):
         """An oracle on all of the data (on the first batch of a stream: suffix `_estimate`), and the point."""
         whole, without = self.judged()  # without a recording: what it holds of the world is of its own time
         oracle = whole.oracle()
+        _expect_rows(oracle, point.multipliers)
         return oracle, checked_start("x", point.x, oracle.variables["x"]), "_estimate" if without else ""
+
+
+def _expect_rows(oracle: ConstrainedOracle, given: Multipliers | None) -> None:
+    """Multipliers say how many rows c and h have. Raises ProblemError for what is no vector of numbers."""
+    for name, constraint in (("equality", oracle.c), ("inequality", oracle.h)):
+        value = getattr(given, name, None)
+        if value is None or constraint is None:
+            continue
+        if not isinstance(value, torch.Tensor) or value.ndim != 1 or not value.is_floating_point():
+            raise ProblemError(f"multipliers.{name}: expected a vector of floating-point numbers, got {value!r:.60}")
+        constraint.m = len(value)

@@ -15,6 +15,8 @@ from .errors import OptionError, ProblemError, Unsuitable
 from .status import WELCOME, Feature
 from .vec import Tree, Vec
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 @dataclasses.dataclass(frozen=True)
 class Multipliers:
@@ -141,9 +143,12 @@ class Problem(ABC):
         return dataclasses.replace(self, **fields)  # pyright: ignore[reportArgumentType]
 
     def _one_dtype(self) -> None:
-        """Raise ProblemError where variables differ in dtype or device."""
+        """Raise ProblemError where variables differ in dtype or device, or have one in which nothing here is solved."""
         variables = self.variables()
         seen = {(leaf.dtype, leaf.device) for vec in variables.values() for leaf in vec.leaves}
         if len(seen) != 1:
             listed = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in seen))
             raise ProblemError(f"{', '.join(variables)}: expected one dtype and device for all variables, got {listed}")
+        (dtype, _), names = seen.pop(), ", ".join(variables)
+        if dtype not in (torch.float32, torch.float64, *(HALF if Feature.LIVE in self.features else ())):
+            raise ProblemError(f"{names}: expected float32 or float64, half precision only with Live(module), got {dtype}")

@@ -19,7 +19,17 @@ from .vec import Tree, Vec, leaves_by_path
 
 
 def variable(value: Any, name: str) -> Vec:
-    """The value as a Vec; of a module its trainable parameters, by name. Raises ProblemError: numbers, BatchNorm in training."""
+    """The value as a Vec; of a module its trainable parameters, by name.
+
+    Raises ProblemError: numbers, nothing that moves, BatchNorm in training.
+    """
+    vec = _read(value, name)
+    if vec.size == 0:
+        raise ProblemError(f"{name}: expected at least one number that moves, got {describe(vec)}")
+    return vec
+
+
+def _read(value: Any, name: str) -> Vec:
     if isinstance(value, Live):
         no_batch_norm(value.module, name)
         return value.vec()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import ProblemError
+from ..core.errors import ProblemError, shown
 from ..core.vec import Tree, Vec, map_leaves
 
 
@@ -95,14 +95,22 @@ class Constant:
         return repr(self.number) if self.number is not None else f"<{' + '.join(shapes)}>"
 
 
+def normal(value: Tree, name: str) -> Constant:
+    """The normal of a plane: finite numbers, one at least."""
+    found = Constant(value, name, finite=True)
+    if not sum(leaf.numel() for leaf in found.leaves.values()):
+        raise ProblemError(f"{name}: expected one number an entry of the variable, got none")
+    return found
+
+
 def float64_tensor(value: Any, name: str, finite: bool = True) -> Tensor:
     """Numbers as a float64 tensor of its own. NaN is refused, infinities too where `finite`."""
     try:
         if value is None or isinstance(value, (bool, str)):
             raise TypeError
         tensor = value.detach().double() if isinstance(value, Tensor) else torch.tensor(np.array(value, dtype=np.float64))
-    except (TypeError, ValueError):
-        raise ProblemError(f"{name}: expected numbers, got {type(value).__name__} {value!r:.60}") from None
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise ProblemError(f"{name}: expected numbers, got {type(value).__name__} {shown(value)}") from None
     if bool(tensor.isnan().any()) or (finite and not bool(tensor.isfinite().all())):
         raise ProblemError(f"{name}: expected {'finite numbers' if finite else 'numbers or +-inf'}, got {tensor}")
     return tensor.clone()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.errors import ProblemError
 from ..core.vec import Tree, Vec
-from .base import Constant, ConvexSet, check_entries, one_number
+from .base import ConvexSet, check_entries, normal, one_number
 from .simple import Box
 from .tangent import Tangent, tangent
 
@@ -44,7 +44,7 @@ class BoxHyperplane(ConvexSet):
 
     def __init__(self, a: Tree, b: float, low: Tree = -math.inf, high: Tree = math.inf):
         super().__init__()
-        self._a, self._by_key = Constant(a, "BoxHyperplane: a", finite=True), isinstance(a, Mapping)
+        self._a, self._by_key = normal(a, "BoxHyperplane: a"), isinstance(a, Mapping)
         self.b, self.box = one_number(b, "BoxHyperplane: b"), Box(low, high)
 
     def project(self, v: Vec) -> Vec:
@@ -162,13 +162,14 @@ class CvxpySet(ConvexSet):
             if not bool(v.finite()):
                 return v
             for parameter, leaf in zip(parameters, v.leaves):
-                parameter.value = leaf.detach().double().cpu().numpy()
+                if parameter.size:
+                    parameter.value = leaf.detach().double().cpu().numpy()
             try:
                 with warnings.catch_warnings(action="ignore", category=UserWarning):  # "may be inaccurate": just short of TIGHT
                     problem.solve(solver=self.solver, warm_start=self.warm_start, **self.options)
             except cvxpy.SolverError as cause:
                 raise ProblemError(f"{self!r}: {self.solver} failed: {cause}") from cause
-            status, found = problem.status, [one.value for one in variables]
+            status, found = problem.status, [one.value if one.size else () for one in variables]
         if status in (cvxpy.INFEASIBLE, cvxpy.INFEASIBLE_INACCURATE):
             raise ProblemError(f"{self!r}: {self.solver} says {status}: the set is empty")
         if status not in (cvxpy.OPTIMAL, cvxpy.OPTIMAL_INACCURATE):
@@ -183,7 +184,7 @@ class CvxpySet(ConvexSet):
         if not isinstance(constraints, (list, tuple)) or not constraints:
             raise ProblemError(f"{name}: {self!r}: build must return a list of cvxpy constraints, got {constraints!r:.60}")
         parameters = [cvxpy.Parameter(tuple(leaf.shape)) for leaf in v.leaves]
-        away = sum(cvxpy.sum_squares(one - p) for one, p in zip(variables, parameters))
+        away = sum(cvxpy.sum_squares(one - p) for one, p in zip(variables, parameters) if one.size)  # cvxpy has no empty ones
         problem = cvxpy.Problem(cvxpy.Minimize(away), list(constraints))  # pyright: ignore[reportArgumentType]
         if not problem.is_dpp():
             raise ProblemError(f"{name}: {self!r}: the constraints are not convex by cvxpy's rules")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.errors import ProblemError
 from ..core.vec import Tree, Vec
-from .base import Constant, ConvexSet, check_entries, check_nonempty, float64_tensor, leads_to, one_number
+from .base import Constant, ConvexSet, check_entries, check_nonempty, float64_tensor, leads_to, normal, one_number
 
 
 @final
@@ -177,6 +177,8 @@ class Affine(ConvexSet):
                 f"Affine: A, b: expected a matrix (rows, entries of the variable) and one number a row, got {shapes}"
             )
         m, n = self.rows, self.size = matrix.shape
+        if not n:
+            raise ProblemError("Affine: A: expected a column for each entry of the variable, got none")
         single = any(str(getattr(x, "dtype", "")).endswith("float32") for x in (A, b))  # then known to float32 only
         eps = max(m, n) * torch.finfo(torch.float32 if single else torch.float64).eps
         size = torch.linalg.vector_norm(matrix, dim=1, keepdim=True)  # rows of one length: the rank ignores their scaling
@@ -220,7 +222,7 @@ class Halfspace(ConvexSet):
 
     def __init__(self, a: Tree, b: float):
         super().__init__()
-        self._a, self._by_key = Constant(a, "Halfspace: a", finite=True), isinstance(a, Mapping)
+        self._a, self._by_key = normal(a, "Halfspace: a"), isinstance(a, Mapping)
         self.b = one_number(b, "Halfspace: b")
         if self.b < 0 and not any(bool(part.any()) for part in self._a.leaves.values()):
             raise ProblemError(f"Halfspace: a = 0 and b = {self.b!r} < 0: the set is empty")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .. import kkt
 from ..core.deadline import OutOfTime
-from ..core.errors import Unsuitable, extra
+from ..core.errors import BilevelError, Unsuitable, extra
 from ..core.options import Positive, Steps
 from ..core.problem import Point
 from ..core.solver import Solver
@@ -64,16 +64,18 @@ class _Reference(Solver[ConstrainedOracle, ReferenceState]):
     def step(self, oracle: ConstrainedOracle, state: ReferenceState) -> ReferenceState:
         view = View(oracle, state.x)
         try:
-            found, iterations, said = self.run(view)
+            found, iterations, said = (view.x0, 0, "the bounds fix every entry") if view.fixed else self.run(view)
         except OutOfTime:
             x, said = view.vec(view.seen), "stopped at the limit of time"
             return replace(state, k=1, x=x, iterations=0, said=said, outcome=Status.MAX_SECONDS)
+        except BilevelError:  # some are ValueErrors too
+            raise
         except ValueError as error:  # scipy's linear algebra on NaN
             found, iterations, said = view.x0, 0, str(error)
         x = view.vec(found)
         tape, h = oracle.tape(x), torch.zeros(0) if oracle.h is None else oracle.h.value((x,))
         parts = (tape.value, tape.c, h, *x.leaves)
-        if not all(bool(part.isfinite().all()) for part in parts) or not iterations:
+        if not all(bool(part.isfinite().all()) for part in parts) or not (iterations or view.fixed):
             return replace(state, k=1, iterations=iterations, said=said, outcome=Status.NONFINITE)
         return replace(state, k=1, x=x, iterations=iterations, said=said, outcome=Status.CONVERGED)
 
@@ -143,6 +145,19 @@ class View:
         at = tape.lagrangian(torch.as_tensor(lam).to(tape.c))
         return at.product(torch.as_tensor(v).to(tape.x), torch.zeros_like(tape.c))[0].double().cpu().numpy()
 
+    # Others' solvers fail on constraints without rows, and on variables that cannot move.
+    @property
+    def equalities(self) -> bool:
+        return len(self.c(self.x0)) > 0
+
+    @property
+    def inequalities(self) -> bool:
+        return self.oracle.h is not None and self.oracle.h.m != 0
+
+    @property
+    def fixed(self) -> bool:
+        return bool((self.low == self.high).all())
+
     @property
     def bounded(self) -> bool:
         return bool(np.isfinite(self.low).any() or np.isfinite(self.high).any())
@@ -171,9 +186,9 @@ class SLSQP(_Reference):
         from scipy.optimize import Bounds, minimize
 
         rows: list[dict[str, Any]] = []
-        if view.oracle.c is not None:
+        if view.equalities:
             rows.append({"type": "eq", "fun": view.c, "jac": view.jacobian})
-        if view.oracle.h is not None:
+        if view.inequalities:
             rows.append({"type": "ineq", "fun": lambda x: -view.h(x), "jac": lambda x: -view.h_jacobian(x)})
         found = minimize(
             view.f,
@@ -214,7 +229,7 @@ class TrustConstr(_Reference):
 
         n = len(view.x0)
         rows: list[Any] = []
-        if view.oracle.c is not None:
+        if view.equalities:
 
             def curvature(x: np.ndarray, lam: np.ndarray) -> Any:
                 none = np.zeros_like(lam)
@@ -225,7 +240,7 @@ class TrustConstr(_Reference):
                 return LinearOperator((n, n), matvec=times)  # pyright: ignore[reportCallIssue]
 
             rows.append(NonlinearConstraint(view.c, 0, 0, jac=view.own_jacobian, hess=curvature))  # pyright: ignore[reportArgumentType]
-        if view.oracle.h is not None:
+        if view.inequalities:
             rows.append(NonlinearConstraint(view.h, -np.inf, 0, jac=view.h_jacobian, hess=BFGS()))  # pyright: ignore[reportArgumentType]
         found = minimize(
             view.f,
@@ -262,9 +277,9 @@ class Ipopt(_Reference):
     def run(self, view: View) -> tuple[np.ndarray, int, str]:
         cyipopt = extra("cyipopt", "ipopt")
         rows: list[dict[str, Any]] = []
-        if view.oracle.c is not None:
+        if view.equalities:
             rows.append({"type": "eq", "fun": view.c, "jac": view.jacobian})
-        if view.oracle.h is not None:
+        if view.inequalities:
             rows.append({"type": "ineq", "fun": lambda x: -view.h(x), "jac": lambda x: -view.h_jacobian(x)})
         found = cyipopt.minimize_ipopt(
             view.f,

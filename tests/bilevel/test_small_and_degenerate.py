@@ -101,3 +101,35 @@ def test_nan_after_any_number_of_calls_is_nonfinite_and_never_an_answer(solver, 
     assert result.status is bilevel.Status.NONFINITE
     assert result.x.isfinite().all()
     assert result.y.isfinite().all()
+
+
+@pytest.mark.parametrize("none", [lambda x, y: x.new_zeros(0), lambda x, y: y[:0]], ids=["new", "a slice"])
+def test_constraints_without_rows_are_as_none(none):
+    for names in (["lower_inequality"], ["lower_equality"], ["lower_equality", "lower_inequality"]):
+        one = problem(**dict.fromkeys(names, none))
+        result = bilevel.solve(one, bilevel.LVHBA())
+        assert result.status is bilevel.Status.CONVERGED
+        assert torch.allclose(result.x, torch.full((3,), SOLUTION, dtype=torch.float64), rtol=1e-3)
+        assert max(result.certify().values()) <= 1e-6
+    above = problem(upper_inequality=none, upper_equality=none)
+    assert above.check().ok
+    assert above.residuals(bilevel.Point(result.x, result.y))["constraints"] == 0
+
+
+@pytest.mark.parametrize("at", [2, 4, 7])
+def test_another_number_of_rows_at_a_later_call_is_refused_by_name(at):
+    calls = [0]
+
+    def rows(x, y):
+        calls[0] += 1
+        return torch.stack([y.sum() - x.sum() - 1, -y.sum() - 9])[: 1 if calls[0] == at else 2]
+
+    with pytest.raises(ProblemError, match=r"lower_inequality: expected . rows, .* got "):
+        bilevel.solve(problem(lower_inequality=rows), bilevel.LVHBA(), max_steps=3)
+
+
+@pytest.mark.parametrize("solver", [None, bilevel.Penalty(), bilevel.Implicit(), bilevel.VPBGD()])
+def test_boxes_that_fix_every_entry_are_solved(solver):
+    result = bilevel.solve(problem(X=bilevel.Box(0.3, 0.3), Y=bilevel.Box(0.2, 0.2)), solver)
+    assert result.status is bilevel.Status.CONVERGED
+    assert (result.x.tolist(), result.y.tolist()) == ([0.3] * 3, [0.2] * 3)

@@ -1,4 +1,4 @@
-"""`minimize` with scipy's shapes: numpy functions, mixed constraints, flags; what is refused by name. Truth: scipy, closed forms."""
+"""`minimize` with scipy's shapes: numpy functions, mixed constraints, flags; what is refused. Truth: scipy, closed forms."""
 
 import itertools
 

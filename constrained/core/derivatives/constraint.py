@@ -27,12 +27,16 @@ class Constraint:
         self.name = name
         self.own = call if isinstance(call, Function) else Function(call)
         self.calls = calls
+        self.m: int | None = None  # its rows, once they are known
 
     def evaluate(self, args: Sequence[Tree]) -> Tensor:
         out = self.own.value(*args)
         if not isinstance(out, Tensor) or out.ndim > 1 or not out.is_floating_point():
             got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"{type(out).__name__} {out!r:.60}"
             raise ProblemError(f"{self.name}: expected a scalar or 1-D floating-point tensor, got {got}")
+        self.m = out.numel() if self.m is None else self.m
+        if out.numel() != self.m:
+            raise ProblemError(f"{self.name}: expected {self.m} rows, as at other calls or as multipliers, got {out.numel()}")
         return out.reshape(-1)
 
     def value(self, args: Sequence[Vec]) -> Tensor:
@@ -69,7 +73,8 @@ class Constraint:
                 found = iter(backwards([out], [W.to(out.dtype)], leaves))
             else:
                 found = iter([leaf.new_zeros(len(W), *leaf.shape) for leaf in leaves])
-        return [torch.cat([next(found).detach().reshape(len(W), -1) for _ in vec.leaves], 1) for vec in args]
+        # Not reshape(len(W), -1), which does not know the width of what has no entries.
+        return [torch.cat([next(found).detach().reshape(len(W), leaf.numel()) for leaf in vec.leaves], 1) for vec in args]
 
     def matrices(self, args: Sequence[Vec], m: int) -> list[Matrix]:
         """The user's Jacobians J_x, J_y with m rows, dense or sparse as they come, columns in the order of `Vec.ravel`.

@@ -137,7 +137,7 @@ class Tape:
 
     def _grown(self, part: Objective | Constraint) -> Tensor:
         out = self._value_of(part, True)
-        if not out.requires_grad:
+        if not out.requires_grad and out.numel():
             raise Unsuitable(f"{part.name}: its value has no graph of autograd: give Function(..., hvp=) or hessian=")
         return out
 

@@ -234,3 +234,18 @@ def test_face_lbfgs_against_scipy(seed):
     rows = [{"type": "ineq", "fun": lambda x: b - A @ x}]
     known = minimize(lambda x: np.sum((x - target) ** 2) / 2 + np.sum(x**4) / 4, np.zeros(n), constraints=rows, tol=1e-14)
     np.testing.assert_allclose(found.x.tree().numpy(), known.x, atol=1e-5)
+
+
+# -- sets without rows, leaves without entries --------------------------------------------------------------------------------
+@pytest.mark.parametrize("rows", [{"A": np.zeros((0, 2)), "b": []}, {"E": sparse.csr_array((0, 2)), "d": []}], ids=["A", "E"])
+@pytest.mark.parametrize("inside", [None, Box(-1.0, 0.5)], ids=["whole", "box"])
+def test_a_polyhedron_without_rows_is_what_it_lies_in(rows, inside):
+    one, u = Polyhedron(**rows, inside=inside), vec([2.0, -0.5])
+    assert torch.equal(one.project(u).tree(), u.tree() if inside is None else inside.project(u).tree())
+    assert tangent(one, u).project(u).tree().tolist() == [2.0 if inside is None else 0.0, -0.5]
+
+
+def test_cvxpy_set_beside_a_leaf_without_entries():
+    v = Vec.of({"a": torch.zeros(0), "b": torch.full((2,), 3.0)})
+    found = CvxpySet(lambda v: [v["b"] <= 1]).project(v).tree()
+    torch.testing.assert_close(found, {"a": torch.zeros(0), "b": torch.ones(2)}, atol=1e-5, rtol=0)

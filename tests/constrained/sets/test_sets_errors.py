@@ -12,7 +12,8 @@ import torch
 from constrained import sets
 from constrained.core.errors import ProblemError
 from constrained.core.vec import Vec
-from constrained.sets import Affine, Ball, Box, Everywhere, Halfspace, Product, Simplex, base, product, simple
+from constrained.polyhedron import Polyhedron
+from constrained.sets import Affine, Ball, Box, BoxHyperplane, Everywhere, Halfspace, Product, Simplex, base, product, simple
 
 INF = math.inf
 
@@ -125,3 +126,28 @@ def test_docstring_examples():
     found = [doctest.testmod(module) for module in (base, product, simple)]
     assert sum(one.failed for one in found) == 0
     assert sum(one.attempted for one in found) >= 7
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Halfspace(np.zeros(0), 0.5),
+        lambda: Halfspace({"w": np.zeros(0), "b": torch.zeros(0, 2)}, 0.5),
+        lambda: BoxHyperplane(torch.zeros(0), 0.0),
+        lambda: Affine(np.zeros((1, 0)), [0.0]),
+        lambda: Polyhedron(np.zeros((1, 0)), [0.5]),
+        lambda: Polyhedron(E=np.zeros((1, 0)), d=[0.0]),
+    ],
+)
+def test_sets_of_variables_without_entries_are_refused_when_made(make):
+    refused(make, "entry of the variable", "got none")
+
+
+def test_numbers_beyond_the_floats_are_refused():
+    refused(lambda: Box(10**400), "Box: low", "expected numbers")
+    refused(lambda: Ball(10**5000), "Ball: radius", "expected numbers")
+
+
+@pytest.mark.parametrize("matrix", ["word", [[1.0], [1.0, 2.0]], [[10**400]], None])
+def test_a_polyhedron_of_no_matrix_is_refused(matrix):
+    refused(lambda: Polyhedron(matrix, [1.0]), "Polyhedron")
