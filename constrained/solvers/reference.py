@@ -148,7 +148,8 @@ class View:
     # Others' solvers fail on constraints without rows, and on variables that cannot move.
     @property
     def equalities(self) -> bool:
-        return len(self.c(self.x0)) > 0
+        c = self.oracle.c
+        return c is not None and (c.m if c.m is not None else len(self.c(self.x0))) > 0  # a recording does not tell m
 
     @property
     def inequalities(self) -> bool:

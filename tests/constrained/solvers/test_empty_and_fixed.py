@@ -56,8 +56,9 @@ def test_newton_and_mini_batches_without_rows():
     )
 
 
-def test_a_recording_without_rows():
-    assert solve(plane(equality=NONE["new"]).traced()).status is Status.CONVERGED
+@pytest.mark.parametrize("solver", [None, TrustConstr()])
+def test_a_recording_without_rows(solver):
+    assert solve(plane(equality=NONE["new"]).traced(), solver).status is Status.CONVERGED
 
 
 @pytest.mark.parametrize("name", ["equality", "inequality"])
