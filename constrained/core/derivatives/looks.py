@@ -72,30 +72,27 @@ def start(scalar: Scalar, args: Sequence[Vec], given: str) -> list[Vec]:
 
 
 def nothing_lost(scalar: Scalar, args: Sequence[Vec], grads: Sequence[Vec], project: Sequence[Project]) -> None:
-    """Raise ProblemError where a derivative that is 0 at the start is 0 near it too, while values there differ."""
-    for i, grad in enumerate(grads):
-        if float(grad.max_norm()) == 0:
-            _not_lost(scalar, args, i, project)
+    """Raise ProblemError where a derivative that is 0 at the start is 0 near it too, while values there differ.
 
-
-def _not_lost(scalar: Scalar, args: Sequence[Vec], i: int, project: Sequence[Project]) -> None:
-    """The same for argument i. All arguments move.
-
-    At the start itself more than that may vanish: a penalty has no slope in its weight where the weights that it is on are 0.
+    All arguments move: at the start more than that may vanish. A penalty has no slope in its weight where what it is on is 0.
     """
     generator, eps = torch.Generator().manual_seed(0), torch.finfo(args[0].dtype).eps
+    flat = [i for i, grad in enumerate(grads) if float(grad.max_norm()) == 0]
     for far in APART:
+        if not flat:
+            return
         here = [to(_moved(arg, far, generator)) for arg, to in zip(args, project)]
-        there = [to(_moved(arg, far, generator)) if j == i else h for j, (arg, h, to) in enumerate(zip(args, here, project))]
-        a, b = float(scalar.value(here)), float(scalar.value(there))
-        if not abs(a - b) > 1e4 * eps * (abs(a) + abs(b)):  # NaN too
-            continue
-        if not _slopes(scalar, here, there, i, a):
-            name = scalar.names[i]
-            raise ProblemError(
-                f"{scalar.name}: its derivative in {name} is 0, but its values change with {name}: expected torch operations on "
-                f"{name} all the way, got .detach(), .item(), numpy or a step function"
-            )
+        value, grads = scalar.gradient(here)
+        flat = [i for i in flat if float(grads[i].max_norm()) == 0]
+        for i in flat:
+            there = [project[i](_moved(v, far, generator)) if j == i else v for j, v in enumerate(here)]
+            a, b = float(value), float(scalar.value(there))
+            if abs(a - b) > 1e4 * eps * (abs(a) + abs(b)) and not _slopes(scalar, here, there, i, a):
+                name = scalar.names[i]
+                raise ProblemError(
+                    f"{scalar.name}: its derivative in {name} is 0, but its values change with {name}: expected torch operations "
+                    f"on {name} all the way, got .detach(), .item(), numpy or a step function"
+                )
 
 
 def _slopes(scalar: Scalar, here: Sequence[Vec], there: Sequence[Vec], i: int, a: float) -> bool:
@@ -107,7 +104,7 @@ def _slopes(scalar: Scalar, here: Sequence[Vec], there: Sequence[Vec], i: int, a
         if float(grads[i].max_norm()) != 0:
             return True
         low, high = (middle, high) if float(value) == a else (low, middle)
-    return any(float(scalar.gradient(at)[1][i].max_norm()) != 0 for at in (here, there))
+    return float(scalar.gradient(there)[1][i].max_norm()) != 0
 
 
 def _moved(arg: Vec, far: float, generator: torch.Generator) -> Vec:

@@ -257,7 +257,7 @@ def test_a_state_from_disk_steps_to_the_same_bits(X, tmp_path):
     method, objective = NewtonCG(), rosenbrock()
     s = method.init(objective, X, vec(np.full(4, -1.0)))
     for k in range(5):
-        checkpoint.save(tmp_path / "c", {"run": {}, "k": k, "seconds": 0.0, "calls": {}, "callbacks": {}}, s, {"x": s.x})
+        checkpoint.save(tmp_path / "c", {"run": {}, "k": k, "seconds": 0.0, "calls": {}, "callbacks": []}, s, {"x": s.x})
         restored = checkpoint.restore(tmp_path / "c", *checkpoint.load(tmp_path / "c"), {"x": s.x})
         s = method.step(objective, X, s)
         again = method.step(rosenbrock(), X, restored)
