@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from constrained.core.vec import Vec
 from constrained.sets import ConvexSet, Everywhere, expect_set
 
 from .advice.diagnosis import Diagnosis
-from .certificates import derivatives, residuals
+from .certificates import derivatives, progress, residuals
 from .certificates.lower_gap import lower_gap
 from .hypergradients.adjoint import SUPPORTS
 from .mixture import Mixture
@@ -236,8 +236,9 @@ class BilevelProblem(Problem):
         return residuals.renamed(residuals.residuals(oracle, x, y, point.multipliers), without)
 
     def certify(self, point: Point) -> dict[str, float]:
-        """`residuals`; `lower_gap` against re-solves of the lower level from several starts; and, where a first derivative is not
-        that of its function, its relative error, `lower: d/dx` for instance.
+        """`residuals`; `lower_gap` against re-solves of the lower level from several starts; `tie`, what f would gain at another
+        lower solution of equal g, where a better one was found; and, where a first derivative is not that of its function, its
+        relative error, `lower: d/dx` for instance.
         """
         oracle, x, y, without = self.read(point)
         starts = [oracle.variables["y"]]
@@ -246,9 +247,19 @@ class BilevelProblem(Problem):
         found = residuals.residuals(oracle, x, y, point.multipliers)
         if self._is_live:
             return residuals.renamed(found, without)
-        found["lower_gap"] = lower_gap(oracle, x, y, starts)
+        found |= lower_gap(oracle, x, y, starts)
         found |= derivatives.wrong(oracle, x, y)
         return residuals.renamed(found, without)
+
+    def progress(self, point: Point, start: Point, found: Mapping[str, float] | None = None) -> dict[str, float]:
+        """`upper`, `lower` (and `constraints`): the share of the improvement since the start that may be missing, to first order;
+        see `bilevel.certificates.progress`. Empty for a live y, and with constraints on the upper level.
+        """
+        if self.features & (Feature.LIVE | Feature.UPPER_EQUALITY | Feature.UPPER_INEQUALITY):
+            return {}
+        oracle, x, y, _ = self.read(point)
+        _, x0, y0, _ = self.read(start)
+        return progress.shares(oracle, (x, y), point.multipliers, (x0, y0), found or {})
 
     def check(self, start: Point | None = None) -> derivatives.Report:
         """Compare every derivative with finite differences at the start, or at a given point. See `derivatives.Report`."""

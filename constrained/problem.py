@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from . import kkt
+from . import kkt, progress
 from .core.data import NoData, Sampler, expect_sampler
 from .core.derivatives.function import Function
 from .core.derivatives.replay import Replay
@@ -151,6 +151,13 @@ class ConstrainedProblem(Problem):
         """`residuals`; and, where a first derivative is not that of its function, its relative error, `objective: gradient`."""
         oracle, x, suffix = self._read(point)
         return self.residuals(point) | {f"{name}{suffix}": error for name, error in kkt.wrong(oracle, x).items()}
+
+    def progress(self, point: Point, start: Point, found: Mapping[str, float] | None = None) -> dict[str, float]:
+        """`stationarity` and `feasibility`: the share of the improvement since the start that may be missing, to first order, and
+        the violation in the change since the start; see `constrained.progress`.
+        """
+        oracle, x, _ = self._read(point)
+        return progress.shares(oracle, x, point.multipliers or Multipliers(), self._read(start)[1])
 
     def check(self, start: Point | None = None) -> kkt.Report:
         """Compare every derivative with finite differences at the start, or at a given point, and near it."""

@@ -27,14 +27,14 @@ constrained.core.derivatives
 constrained.core.variables constrained.core.problem
 constrained.core.optimizers constrained.core.torch_optimizer constrained.core.solver
 constrained.core.event constrained.core.result constrained.core.auto constrained.core.choice
-constrained.core.checkpoint constrained.core.checkpoint_folder
+constrained.core.checkpoint constrained.core.checkpoint_folder constrained.core.verdict
 constrained.core.running
 constrained.core.run constrained.core.callbacks constrained.core
 constrained.moved
 constrained.sets
 constrained.linear
 constrained.oracle constrained.descent
-constrained.kkt constrained.newton constrained.augmented_objective constrained.polyhedron
+constrained.kkt constrained.progress constrained.newton constrained.augmented_objective constrained.polyhedron
 constrained.problem constrained.solvers
 constrained.recommend constrained.minimize constrained.multistart constrained.extend
 constrained

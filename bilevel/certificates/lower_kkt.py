@@ -52,6 +52,23 @@ def has_lower_constraints(oracle: BilevelOracle) -> bool:
 
 def residuals(oracle: BilevelOracle, x: Vec, y: Vec, multipliers: Multipliers | None = None) -> dict[str, float]:
     """lower, upper, optimism or linear at (x, y). Raises Unsuitable where second derivatives are missing."""
+    lower, gradient, worst, size = _upper(oracle, x, y, multipliers)
+    found = {"lower": lower, "upper": residual(oracle.X, x, gradient) if math.isfinite(worst.left) else math.nan}
+    if worst.reason is LinearStatus.LEAST_SQUARES:
+        found["optimism"] = worst.left
+    elif worst.reason is not LinearStatus.SOLVED and not worst.left <= 1e-3 * size:
+        found["linear"] = worst.left
+    return found
+
+
+def hypergradient(oracle: BilevelOracle, x: Vec, y: Vec, multipliers: Multipliers | None = None) -> Vec | None:
+    """The gradient that `upper` is made from; None where its linear system has no finite solution."""
+    _, gradient, worst, _ = _upper(oracle, x, y, multipliers)
+    return gradient if math.isfinite(worst.left) else None
+
+
+def _upper(oracle: BilevelOracle, x: Vec, y: Vec, multipliers: Multipliers | None) -> tuple[float, Vec, Piece, float]:
+    """`lower`, grad Phi, the piece of it that was solved worst, |f_y|."""
     parts = [oracle.constraints.get(name) for name in NAMES]
     if not oracle.g.own.torch or any(part is not None and not part.own.torch for part in parts):
         raise Unsuitable(
@@ -64,7 +81,6 @@ def residuals(oracle: BilevelOracle, x: Vec, y: Vec, multipliers: Multipliers | 
     lower = _lagrangian(oracle, parts, lam, mu).at(x, y)
     stationary = residual(oracle.Y, y, lower.y)
     complementary = float((mu - (mu + values[1]).clamp(min=0)).norm())
-    found = {"lower": math.hypot(stationary, complementary)}
 
     # Where rows are active with mu = 0, each choice of those that stay so gives the gradient of one smooth piece of Phi.
     edge = KINK * torch.finfo(y.dtype).eps ** 0.375
@@ -76,12 +92,7 @@ def residuals(oracle: BilevelOracle, x: Vec, y: Vec, multipliers: Multipliers | 
     for piece, weight in zip(pieces, weights):
         grad = grad.add(piece.gradient, weight)
     worst = max(pieces, key=lambda piece: piece.left)
-    found["upper"] = residual(oracle.X, x, grad) if math.isfinite(worst.left) else math.nan
-    if worst.reason is LinearStatus.LEAST_SQUARES:
-        found["optimism"] = worst.left
-    elif worst.reason is not LinearStatus.SOLVED and not worst.left <= 1e-3 * float(f_y.norm()):
-        found["linear"] = worst.left
-    return found
+    return math.hypot(stationary, complementary), grad, worst, float(f_y.norm())
 
 
 @dataclass(frozen=True)

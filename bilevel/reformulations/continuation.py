@@ -125,5 +125,8 @@ class Continuation(Solver[BilevelOracle, StageT], Generic[StageT, ReformulationT
     def method(self, objective: ReformulationT) -> Method:
         return self.outer.for_set(objective.set)
 
+    def sharpened(self, oracle: BilevelOracle, state: StageT) -> StageT:
+        return self.refreshed(oracle, replace(state, outcome=Status.RUNNING, theta=self.theta, stale=0))
+
     def terminate(self, oracle: BilevelOracle, state: StageT) -> Status:
         return state.outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import torch
@@ -80,6 +81,12 @@ class Problem(ABC):
     @abstractmethod
     def certify(self, point: Point) -> dict[str, float]:
         """Residuals and what takes more work: the lower level re-solved from several starts."""
+
+    def progress(self, point: Point, start: Point, found: Mapping[str, float] | None = None) -> dict[str, float]:
+        """Which share of the improvement since the start may be missing at a point, by the residual that would say so: numbers
+        that no unit changes. `found`: what `certify` says of the point, where it is known. Empty: not measured.
+        """
+        return {}
 
     @abstractmethod
     def fingerprint(self, oracle: Any) -> list[float]:

@@ -113,7 +113,8 @@ def solve(
     if found is run.start and run.k > 0:  # the answer itself met NaN
         status = Status.NONFINITE
     point = problem.finish(found)
-    message = status.value if not run.details else f"{status.value[:-1]}: {run.details}."
+    sentence = run.sentence if status in (Status.CONVERGED, Status.STALLED) and run.sentence else status.value
+    message = sentence if not run.details else f"{sentence[:-1]}: {run.details}."
     notes = run.notes if run.state is None else (*run.solver.notes(run.state), *run.notes)
     if status is Status.CONVERGED and run.k <= 1 and Feature.LOWER in problem.features:
         notes += ("The residuals were within tol almost at the start: if the objectives are small, rescale them or lower tol.",)
@@ -130,7 +131,7 @@ def solve(
         run.oracle.calls.copy(),
         notes,
         run.state,
-        run.solver,
+        dataclasses.replace(run.solver, tol=run.asked),  # pyright: ignore[reportArgumentType]
         seed,
         problem,
         problem.exact,

@@ -22,10 +22,17 @@ from .processes import Ranks
 from .solver import Solver
 from .status import Status
 from .vec import copy, finite
+from .verdict import TIMES, judged
 from .version import VERSION
 
 SHARE = 0.5  # of max_seconds, that answers and certificates may take beside it
-CLAIMS = (Status.CONVERGED, Status.PRECISION, Status.LINE_SEARCH)  # ends that the problem's residuals decide
+CLAIMS = (  # ends that the problem decides
+    Status.CONVERGED,
+    Status.PRECISION,
+    Status.LINE_SEARCH,
+    Status.STALLED,
+    Status.LOCALLY_INFEASIBLE,
+)
 
 
 class Run:
@@ -46,6 +53,9 @@ class Run:
         self.oracle = problem.oracle(seed)
         self.live = any(isinstance(vec, LiveVec) for vec in self.oracle.variables.values())
         self.ranks = Ranks.here(next(iter(self.oracle.variables.values())).device) if self.live else None
+        self.asked = solver.tolerance  # the solver's own falls where that is not enough
+        self.lowered = 0  # times it fell
+        self.accepted: Any = None  # state, solver and figures of an answer that stands where going on comes to nothing
         self.broken = False  # a live variable's gradient was not finite
         self.k = 0
         self.seconds = 0.0
@@ -54,6 +64,7 @@ class Run:
         self.state: Any = None  # until `open`, and after it where the time ended first
         self.last: Any = None  # a finite state with memory of its own
         self.details, self.found = "", {}  # what the problem's residuals say, in words and numbers
+        self.sentence = ""  # in place of that of the status
         self.start: Any = None
         self.fingerprint: list[float] = []  # tells this problem from others of its signature
         self.notes: tuple[str, ...] = ()  # on what it was resumed from
@@ -83,6 +94,9 @@ class Run:
                     self.solver.terminate(self.oracle, self.state)
                 _ = [float(value) for value in self.solver.monitor(self.state).values()]
             self.k, self.seconds = header["k"], header["seconds"]
+            asked, tol, times = header.get("lowered", (None, 0.0, 0))  # absent in checkpoints of before it could be
+            if asked == self.asked and times:
+                self.solver, self.lowered = dataclasses.replace(self.solver, tol=tol), times  # pyright: ignore[reportArgumentType]
             self.oracle.calls.by.clear()
             self.oracle.calls.by.update(Calls.from_dict(header["calls"]).by)
             for callback, saved in zip(self.stateful(), header["callbacks"], strict=True):
@@ -145,6 +159,7 @@ class Run:
             "calls": self.oracle.calls.as_dict(),
             "data": {name: found for name, (found, _) in self.data.items()},
         }
+        header["lowered"] = self.asked, self.solver.tolerance, self.lowered
         header["callbacks"] = [callback.state_dict() for callback in self.stateful()]
         header["samplers"] = {name: sampler.state_dict() for name, sampler in self.samplers().items()}
         checkpoint.save(path, header, self.state, self.oracle.variables, self.ranks)
@@ -189,9 +204,9 @@ class Run:
 
     def verdict(self) -> Status:
         """Where the run stands. A solver's CONVERGED is believed only if the problem's residuals agree."""
-        self.details, self.found = "", {}
+        self.details, self.found, self.sentence = "", {}, ""
         if self.late:
-            return Status.MAX_SECONDS
+            return self.settled(Status.MAX_SECONDS)
         if self.broken:
             return Status.NONFINITE
         if self.live or finite(self.state):  # live gradients are looked at before a step is made with them
@@ -201,10 +216,10 @@ class Run:
             if status in CLAIMS and self.solver.exact:
                 status = self.confirm(status)
                 if status is Status.MAX_SECONDS:
-                    return status
+                    return self.settled(status)
         else:
             self.state, status = self.state if self.last is None else self.last, Status.NONFINITE
-        if status.done and not status.ok:
+        if status.done and not status.ok and self.accepted is None:
             before = self.state
             self.timed(lambda: self.solver.retry(self.oracle, self.state, status, self.found))
             if self.state is not before:
@@ -214,22 +229,41 @@ class Run:
             status = Status.MAX_STEPS
         if not status.done and self.max_seconds is not None and self.agreed(self.seconds) >= self.max_seconds:
             status = Status.MAX_SECONDS
-        return status
+        return self.settled(status)
+
+    def settled(self, status: Status) -> Status:
+        """CONVERGED where an answer was accepted and going on came to nothing; else the status itself."""
+        if not status.done or status.ok or self.accepted is None:
+            return status
+        (self.state, self.solver, self.found, self.details), self.sentence = self.accepted, ""
+        return Status.CONVERGED
 
     def confirm(self, claim: Status) -> Status:
-        """CONVERGED if the residuals from the problem are within tol, whatever the solver thinks of its own progress."""
+        """What the problem says of a solver's claim (`verdict.py`), whatever the solver thinks of its own progress. RUNNING: the
+        solver goes on with a lower tolerance.
+        """
         try:
             point = self.problem.finish(self.answer())
             with self.share():
-                found = self.found = self.problem.certify(point)
+                self.found = self.problem.certify(point)
+                says = judged(self.problem, point, self.problem.finish(self.start), claim, self.found, self.asked)
         except OutOfTime:
             self.details = f"the solver ended as {claim.name}, and no time was left for the certificate"
             return Status.MAX_SECONDS
-        self.details = ", ".join(f"{key} {value:.1e}" for key, value in found.items()) + f" (tol {self.solver.tolerance:.1e})"
-        if any(value != value for value in found.values()):
-            return Status.NONFINITE
-        within = bool(found) and all(value <= self.solver.tolerance for value in found.values())
-        return Status.CONVERGED if within else Status.STALLED if claim is Status.CONVERGED else claim
+        self.details, self.sentence = says.words, says.sentence
+        if says.status is Status.LOCALLY_INFEASIBLE:  # true of the problem, as far as its residuals tell
+            self.details, self.found = "", {}
+        if says.lower is None or claim is not Status.CONVERGED or self.lowered >= TIMES:
+            return says.status
+        if says.status.ok:
+            self.accepted = copy(self.state), self.solver, self.found, self.details
+        self.lowered += 1
+        self.solver = dataclasses.replace(self.solver, tol=min(says.lower, 0.3 * self.solver.tolerance))  # pyright: ignore[reportArgumentType]
+        self.timed(lambda: self.solver.sharpened(self.oracle, self.state))
+        if self.late:
+            return Status.MAX_SECONDS
+        status, self.sentence = self.solver.terminate(self.oracle, self.state), ""
+        return self.confirm(status) if status in CLAIMS else status
 
 
 def _own(point: Point) -> Point:

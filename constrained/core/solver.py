@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, TypeVar
+from dataclasses import replace
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from torch import Tensor
 
@@ -70,6 +71,11 @@ class Solver(Options, ABC, Generic[OracleT, StateT]):
     def retry(self, oracle: OracleT, state: StateT, status: Status, residuals: Mapping[str, float]) -> StateT:
         """A state to go on from after an end without success, `residuals` as far as the problem was asked; the same: none."""
         return state
+
+    def sharpened(self, oracle: OracleT, state: StateT) -> StateT:
+        """A state to go on from after `tol` was lowered, which was not low enough for the answer to be near a solution."""
+        again: Any = self.init(oracle, self.answer(oracle, state))
+        return replace(again, k=cast("Any", state).k)
 
     def current(self, state: StateT | None = None) -> Solver[Any, Any]:
         """The solver itself; of an `Auto` the candidate that runs, the first where nothing runs yet."""
