@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +12,24 @@ from ..core.states import solver_state
 from ..core.vec import Vec
 
 TINY = 1e-200  # s'y of a pair: below, quotients of pairs overflow
+FLAT = 1e-10  # of |s| |y|: an s'y below says nothing of the curvature along s
+ROUNDING = 10.0  # units of eps |s|'|g|: so much of s'y may be rounding of the gradients
+LONGER = 10.0  # times the last step: the next one where the last met no curvature
+LONGEST = 1e8  # times 1 + |x|: steps along the gradient are no longer, so that a projection keeps its digits
+
+
+def straight(s: Vec, y: Vec, g: Vec) -> bool:
+    """No positive curvature along s to rounding: y is the change of the gradient over s, g the gradient at one end."""
+    sy, length, noise = float(s @ y), float(s.norm()), ROUNDING * torch.finfo(s.dtype).eps
+    if not sy > max(FLAT * length * float(y.norm()), TINY):
+        return True
+    # Large entries of g where s has none have no part in the rounding of s'y.
+    return not (sy > noise * length * float(g.norm()) or sy > noise * float(s.map(torch.abs) @ g.map(torch.abs)))
+
+
+def at_most(length: float, x: Vec, g: Vec) -> float:
+    """`length`, or less where x - length g would be more than LONGEST (1 + |x|) away."""
+    return min(length, LONGEST * (1.0 + float(x.norm())) / max(float(g.norm()), 1e-300))
 
 
 @solver_state("Pairs")
@@ -33,15 +50,20 @@ class Pairs:
         gram = torch.zeros(memory, memory, dtype=torch.float64)
         return cls(S=ring, Y=ring.clone(), SY=gram, YY=gram.clone(), count=0, head=0, scale=scale)
 
-    def add(self, s: Vec, y: Vec) -> Pairs:
-        """With one more pair; one that bends the wrong way to rounding is left out. Writes into the ring.
+    def add(self, s: Vec, y: Vec, x: Vec, g: Vec, free: Vec | None = None) -> Pairs:
+        """With one more pair, of the step s to x, where the gradient is g. Writes into the ring. free: entries that may move.
 
-        Where the curvature along s is negative, every step was too short: the scale grows tenfold.
+        Where the function is straight or bends down along s, the pair is left out, and the step was too short: the scale grows
+        tenfold. Where that makes the next step hardly longer, the pairs say that the function is curved there: they are
+        forgotten, and the next step is ten times as long as this one.
         """
-        sy, ss, yy = float(s @ y), float(s @ s), float(y @ y)
-        if not sy > max(1e-10 * math.sqrt(ss * yy), TINY):
-            bent = sy < -1e-10 * math.sqrt(ss * yy)
-            return replace(self, scale=min(10 * self.scale, 1e10)) if bent else self
+        if straight(s, y, g):
+            longer = replace(self, scale=at_most(LONGER * self.scale, x, g))
+            if not self.count or longer._length(g, free) >= 0.3 * LONGER * self._length(g, free):
+                return longer
+            step = float(s @ s) / max(abs(float(s @ g)), TINY)
+            return Pairs.empty(len(self.S), x, at_most(LONGER * step, x, g))
+        sy, yy = float(s @ y), float(y @ y)
         memory = len(self.S)
         i = (self.head + self.count) % memory
         self.S[i], self.Y[i] = s.ravel(), y.ravel()
@@ -54,6 +76,12 @@ class Pairs:
             self, count=min(self.count + 1, memory), head=(self.head + 1) % memory if full else self.head, scale=sy / yy
         )
 
+    def _length(self, g: Vec, free: Vec | None) -> float:
+        """|H g|, of the entries that may move."""
+        if free is None:
+            return float(self.solve(g).norm())
+        return float(self.restricted(free).solve(g.like(t * f for t, f in zip(g.leaves, free.leaves))).norm())
+
     @property
     def spectral(self) -> float:
         """s's / s'y of the last pair, the longer of the two spectral steps; grown as `scale` is."""
@@ -61,7 +89,7 @@ class Pairs:
             return self.scale
         i = (self.head + self.count - 1) % len(self.S)
         ss = float(self.S[i].double() @ self.S[i].double())
-        return min(self.scale * float(self.YY[i, i]) * ss / float(self.SY[i, i]) ** 2, 1e10)
+        return self.scale * float(self.YY[i, i]) * ss / float(self.SY[i, i]) ** 2
 
     def restricted(self, free: Vec) -> Pairs:
         """The same memory on the entries where `free` is one: pairs that bend the wrong way there are left out."""
@@ -69,7 +97,7 @@ class Pairs:
         order = [(self.head + j) % memory for j in range(self.count)]
         S, Y = self.S[order] * mask, self.Y[order] * mask
         sy, ss, yy = ((a.double() * b.double()).sum(1) for a, b in ((S, Y), (S, S), (Y, Y)))
-        keep = sy > 1e-10 * (ss * yy).sqrt()
+        keep = sy > FLAT * (ss * yy).sqrt()
         S, Y, scale = S[keep], Y[keep], (sy / yy)[keep]
         SY, YY = ((a @ Y.T).double().cpu() for a in (S, Y))
         grown = self.scale * float(self.YY[order[-1], order[-1]] / self.SY[order[-1], order[-1]]) if order else 1.0

@@ -72,7 +72,7 @@ class FaceLBFGS(Method):
             value=value,
             gradient=p,
             residual=float(p.norm()),
-            memory=known.add(x - s.x, p - s.gradient),
+            memory=known.add(x - s.x, p - s.gradient, x, p),
             recent=(),
             reason=DescentStatus.RUNNING,
         )

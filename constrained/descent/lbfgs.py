@@ -9,7 +9,7 @@ import torch
 from ..core.options import Positive, Steps
 from ..core.vec import Vec
 from ..sets import ConvexSet
-from .curvature_pairs import Pairs
+from .curvature_pairs import Pairs, at_most
 from .line_search import search
 from .method import Descent, DescentStatus, Method, ValueAndGradient, residual, sane
 from .spg import SPG
@@ -60,7 +60,7 @@ class LBFGS(Method):
             value=value,
             gradient=g,
             residual=norm,
-            memory=pairs.add(x - s.x, g - s.gradient),
+            memory=pairs.add(x - s.x, g - s.gradient, x, g),
             recent=(),
             reason=sane(value, norm),
         )
@@ -97,7 +97,7 @@ class ProjectedLBFGS(Method):
     def step(self, objective: ValueAndGradient, X: ConvexSet, s: Descent) -> Descent:
         x, g, pairs = s.x, s.gradient, s.memory
         assert isinstance(pairs, Pairs)
-        plain = X.project(x.add(g, -pairs.spectral)) - x
+        plain = X.project(x.add(g, -at_most(pairs.spectral, x, g))) - x
         free = unbound(X, s)
         settled = s.free is None or float((free - s.free).norm()) == 0
         trial: list[Vec] = []  # the last point of a search, and its gradient
@@ -118,7 +118,7 @@ class ProjectedLBFGS(Method):
                 pairs = Pairs.empty(self.memory, x, pairs.scale)
                 if found is DescentStatus.LINE_SEARCH and trial:
                     # with what the refused trial shows: at a kink, the way across it
-                    pairs = pairs.add(trial[0] - x, trial[1] - g)
+                    pairs = pairs.add(trial[0] - x, trial[1] - g, *trial)
                     found = along(_two_metric(s, free, pairs, plain))
             if not isinstance(found, DescentStatus) or found is DescentStatus.NONFINITE:
                 break
@@ -132,7 +132,7 @@ class ProjectedLBFGS(Method):
             value=value,
             gradient=g,
             residual=norm,
-            memory=pairs.add(new - x, g - s.gradient),
+            memory=pairs.add(new - x, g - s.gradient, new, g, free),
             recent=(),
             reason=sane(value, norm),
             free=free,
