@@ -54,12 +54,13 @@ class Pairs:
         """With one more pair, of the step s to x, where the gradient is g. Writes into the ring. free: entries that may move.
 
         Where the function is straight or bends down along s, the pair is left out, and the step was too short: the scale grows
-        tenfold. Where that makes the next step hardly longer, the pairs say that the function is curved there: they are
-        forgotten, and the next step is ten times as long as this one.
+        tenfold. Where that happens twice in turn and makes the next step hardly longer, the pairs say that the function is
+        curved there: they are forgotten, and the next step is ten times as long as this one.
         """
         if straight(s, y, g):
-            longer = replace(self, scale=at_most(LONGER * self.scale, x, g))
-            if not self.count or longer._length(g, free) >= 0.3 * LONGER * self._length(g, free):
+            longer, i = replace(self, scale=at_most(LONGER * self.scale, x, g)), self._newest
+            again = self.count > 0 and self.scale * float(self.YY[i, i]) > 0.3 * LONGER * float(self.SY[i, i])
+            if not again or longer._length(g, free) >= 0.3 * LONGER * self._length(g, free):
                 return longer
             step = float(s @ s) / max(abs(float(s @ g)), TINY)
             return Pairs.empty(len(self.S), x, at_most(LONGER * step, x, g))
@@ -76,6 +77,11 @@ class Pairs:
             self, count=min(self.count + 1, memory), head=(self.head + 1) % memory if full else self.head, scale=sy / yy
         )
 
+    @property
+    def _newest(self) -> int:
+        """The row of the last pair."""
+        return (self.head + self.count - 1) % len(self.S)
+
     def _length(self, g: Vec, free: Vec | None) -> float:
         """|H g|, of the entries that may move."""
         if free is None:
@@ -87,7 +93,7 @@ class Pairs:
         """s's / s'y of the last pair, the longer of the two spectral steps; grown as `scale` is."""
         if not self.count:
             return self.scale
-        i = (self.head + self.count - 1) % len(self.S)
+        i = self._newest
         ss = float(self.S[i].double() @ self.S[i].double())
         return self.scale * float(self.YY[i, i]) * ss / float(self.SY[i, i]) ** 2
 

@@ -31,6 +31,7 @@ from .spg import SPG
 
 SLOW = 0.3  # of the largest decrease in one run of CG: a smaller one ends it while the free entries change
 FAR = 10.0  # times 1 + |x|: the longest step along a direction without positive curvature
+LOW = 1e-8  # of the largest curvature: what is below may be none
 
 
 @runtime_checkable
@@ -152,7 +153,9 @@ class NewtonCG(Method):
         inverse, eps = self.preconditioner, torch.finfo(s.x.dtype).eps
         r = -s.gradient if free is None else _at(-s.gradient, free)
         d, p, first, largest, best = s.x.zeros(), None, 0.0, 0.0, 0.0
-        norm = float(r.norm())
+        norm = start = float(r.norm())
+        if s.k and inverse is None:
+            largest = 1 / s.memory  # seen at the last step
         tol, rz, old = max(min(0.5, math.sqrt(norm)) * norm, 0.5 * self.target), 0.0, 1.0
         for _ in range(2 * s.x.size + 10):
             if not norm > tol:
@@ -167,12 +170,15 @@ class NewtonCG(Method):
             if not math.isfinite(curvature):
                 return d * math.nan, 0.0
             largest = max(largest, abs(curvature) / square)
-            if not curvature > eps * largest * square:
-                if curvature < -eps * largest * square or not first:  # bent down, or flat along the gradient itself
-                    far = FAR * (1.0 + float(s.x.norm())) / math.sqrt(square)
-                    d = d.add(p, min(rz / -curvature, far) if curvature < 0 else far)
+            far = FAR * (1.0 + float(s.x.norm())) / math.sqrt(square)
+            alpha = rz / abs(curvature) if curvature else math.inf
+            bent, falling = curvature < -eps * largest * square, norm > LOW * start
+            # Bent down, or as good as flat: along the gradient itself, or where more of it is left than rounding leaves.
+            if bent or curvature <= LOW * largest * square and alpha > far and (falling or not first):
+                d = d.add(p, min(alpha, far))
                 break
-            alpha = rz / curvature
+            if not curvature > eps * largest * square:
+                break
             first = first or alpha
             d, r = d.add_(p, alpha), r.add(q, -alpha)
             norm, best = float(r.norm()), max(best, alpha * rz)
