@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ TINY = 1e-200  # s'y of a pair: below, quotients of pairs overflow
 FLAT = 1e-10  # of |s| |y|: an s'y below says nothing of the curvature along s
 ROUNDING = 10.0  # units of eps |s|'|g|: so much of s'y may be rounding of the gradients
 LONGER = 10.0  # times the last step: the next one where the last met no curvature
-LONGEST = 1e8  # times 1 + |x|: steps along the gradient are no longer, so that a projection keeps its digits
+LONGEST = 1e6  # times 1 + |x|: no step along the gradient is tried that is longer
 
 
 def straight(s: Vec, y: Vec, g: Vec) -> bool:
@@ -27,9 +28,9 @@ def straight(s: Vec, y: Vec, g: Vec) -> bool:
     return not (sy > noise * length * float(g.norm()) or sy > noise * float(s.map(torch.abs) @ g.map(torch.abs)))
 
 
-def at_most(length: float, x: Vec, g: Vec) -> float:
-    """`length`, or less where x - length g would be more than LONGEST (1 + |x|) away."""
-    return min(length, LONGEST * (1.0 + float(x.norm())) / max(float(g.norm()), 1e-300))
+def longest(x: Vec, g: Vec, residual: float) -> float:
+    """The lam that could move x by LONGEST (1 + |x|): |P(x - lam g) - x| <= lam residual for lam >= 1."""
+    return LONGEST * (1.0 + float(x.norm())) / max(min(residual, float(g.norm())), 1e-300)  # |g|: residuals are rounded too
 
 
 @solver_state("Pairs")
@@ -50,20 +51,22 @@ class Pairs:
         gram = torch.zeros(memory, memory, dtype=torch.float64)
         return cls(S=ring, Y=ring.clone(), SY=gram, YY=gram.clone(), count=0, head=0, scale=scale)
 
-    def add(self, s: Vec, y: Vec, x: Vec, g: Vec, free: Vec | None = None) -> Pairs:
-        """With one more pair, of the step s to x, where the gradient is g. Writes into the ring. free: entries that may move.
+    def add(self, s: Vec, y: Vec, g: Vec, t: float = 1.0, most: float = math.inf, free: Vec | None = None) -> Pairs:
+        """With one more pair, of the step s to where the gradient is g. Writes into the ring.
 
-        Where the function is straight or bends down along s, the pair is left out, and the step was too short: the scale grows
-        tenfold. Where that happens twice in turn and makes the next step hardly longer, the pairs say that the function is
+        t: what the search left of the step. most: the scale is no larger. free: entries that may move.
+
+        Where the function is straight or bends down along s, the pair is left out, and the step was too short: the scale grows,
+        to ten times what the search left of it. Where that happens twice in turn and makes the next step hardly longer, the pairs say that the function is
         curved there: they are forgotten, and the next step is ten times as long as this one.
         """
         if straight(s, y, g):
-            longer, i = replace(self, scale=at_most(LONGER * self.scale, x, g)), self._newest
+            longer, i = replace(self, scale=min(LONGER * t * self.scale, most)), self._newest
             again = self.count > 0 and self.scale * float(self.YY[i, i]) > 0.3 * LONGER * float(self.SY[i, i])
             if not again or longer._length(g, free) >= 0.3 * LONGER * self._length(g, free):
                 return longer
             step = float(s @ s) / max(abs(float(s @ g)), TINY)
-            return Pairs.empty(len(self.S), x, at_most(LONGER * step, x, g))
+            return Pairs.empty(len(self.S), s, min(LONGER * step, most))
         sy, yy = float(s @ y), float(y @ y)
         memory = len(self.S)
         i = (self.head + self.count) % memory

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from ..core.options import Positive, Steps
 from ..core.vec import Vec
 from ..sets import ConvexSet
-from .curvature_pairs import Pairs
+from .curvature_pairs import Pairs, longest
 from .lbfgs import LBFGS
 from .line_search import search
 from .method import Descent, DescentStatus, Method, ValueAndGradient
@@ -65,14 +65,14 @@ class FaceLBFGS(Method):
             pairs = known
         if isinstance(found, DescentStatus):
             return replace(s, memory=pairs, reason=found)
-        x, value, p = found
+        x, value, p, t = found
         return Descent(
             k=s.k + 1,
             x=x,
             value=value,
             gradient=p,
             residual=float(p.norm()),
-            memory=known.add(x - s.x, p - s.gradient, x, p),
+            memory=known.add(x - s.x, p - s.gradient, p, t, longest(x, p, float(p.norm()))),
             recent=(),
             reason=DescentStatus.RUNNING,
         )

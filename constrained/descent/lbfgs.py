@@ -9,7 +9,7 @@ import torch
 from ..core.options import Positive, Steps
 from ..core.vec import Vec
 from ..sets import ConvexSet
-from .curvature_pairs import Pairs, at_most
+from .curvature_pairs import Pairs, longest
 from .line_search import search
 from .method import Descent, DescentStatus, Method, ValueAndGradient, residual, sane
 from .spg import SPG
@@ -52,7 +52,7 @@ class LBFGS(Method):
                 found = found if isinstance(again, DescentStatus) else again
             if isinstance(found, DescentStatus):
                 return replace(s, memory=pairs, reason=found)
-        x, value, g = found
+        x, value, g, t = found
         norm = float(g.norm())
         return Descent(
             k=s.k + 1,
@@ -60,7 +60,7 @@ class LBFGS(Method):
             value=value,
             gradient=g,
             residual=norm,
-            memory=pairs.add(x - s.x, g - s.gradient, x, g),
+            memory=pairs.add(x - s.x, g - s.gradient, g, t, longest(x, g, norm)),
             recent=(),
             reason=sane(value, norm),
         )
@@ -97,7 +97,7 @@ class ProjectedLBFGS(Method):
     def step(self, objective: ValueAndGradient, X: ConvexSet, s: Descent) -> Descent:
         x, g, pairs = s.x, s.gradient, s.memory
         assert isinstance(pairs, Pairs)
-        plain = X.project(x.add(g, -at_most(pairs.spectral, x, g))) - x
+        plain = X.project(x.add(g, -min(pairs.spectral, longest(x, g, s.residual)))) - x
         free = unbound(X, s)
         settled = s.free is None or float((free - s.free).norm()) == 0
         trial: list[Vec] = []  # the last point of a search, and its gradient
@@ -107,7 +107,7 @@ class ProjectedLBFGS(Method):
             trial[:] = at, slope
             return value, slope
 
-        def along(direction: Vec) -> tuple[Vec, float, Vec] | DescentStatus:
+        def along(direction: Vec) -> tuple[Vec, float, Vec, float] | DescentStatus:
             slope = float(direction @ g)
             return search(watched, s, direction, slope, s.value, curvature=False, X=X) if slope < 0 else DescentStatus.LINE_SEARCH
 
@@ -118,13 +118,13 @@ class ProjectedLBFGS(Method):
                 pairs = Pairs.empty(self.memory, x, pairs.scale)
                 if found is DescentStatus.LINE_SEARCH and trial:
                     # with what the refused trial shows: at a kink, the way across it
-                    pairs = pairs.add(trial[0] - x, trial[1] - g, *trial)
+                    pairs = pairs.add(trial[0] - x, trial[1] - g, trial[1])
                     found = along(_two_metric(s, free, pairs, plain))
             if not isinstance(found, DescentStatus) or found is DescentStatus.NONFINITE:
                 break
         if isinstance(found, DescentStatus):
             return replace(s, memory=pairs, reason=found)
-        new, value, g = found
+        new, value, g, t = found
         norm = residual(X, new, g)
         return Descent(
             k=s.k + 1,
@@ -132,7 +132,7 @@ class ProjectedLBFGS(Method):
             value=value,
             gradient=g,
             residual=norm,
-            memory=pairs.add(new - x, g - s.gradient, new, g, free),
+            memory=pairs.add(new - x, g - s.gradient, g, t, longest(new, g, norm), free),
             recent=(),
             reason=sane(value, norm),
             free=free,
@@ -141,9 +141,10 @@ class ProjectedLBFGS(Method):
 
 def unbound(X: ConvexSet, s: Descent) -> Vec:
     """One where an entry may move, zero where it binds: within `near` of a bound of X and pushed outwards (Bertsekas 1982)."""
-    near = min(1e-3 * (1.0 + float(s.x.max_norm())), s.residual)
+    size = 1.0 + float(s.x.max_norm())
+    near = max(min(1e-3 * size, s.residual), 1e3 * torch.finfo(s.x.dtype).eps * size)  # rounding x moves it by less
     inward = X.project(s.x - s.gradient.map(torch.sign) * near) - s.x
-    return inward.map(lambda t: (t.abs() >= 0.999 * near).to(t.dtype))
+    return inward.map(lambda t: (t.abs() >= 0.99 * near).to(t.dtype))
 
 
 def _two_metric(s: Descent, free: Vec, pairs: Pairs, plain: Vec) -> Vec:

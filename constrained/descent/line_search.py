@@ -23,15 +23,17 @@ def search(
     *,
     curvature: bool,
     X: ConvexSet | None = None,
-) -> tuple[Vec, float, Vec] | DescentStatus:
-    """A step t along d from s.x: Armijo against `reference`, and the weak curvature test if asked. A point, or why not.
+) -> tuple[Vec, float, Vec, float] | DescentStatus:
+    """A step t along d from s.x: Armijo against `reference`, and the weak curvature test if asked.
+
+    The point, its value and gradient, and t; or why there is none.
 
     With X: along the projected path P(s.x + t d). Where the slope changes by hardly less over a shorter step, the objective
     has a kink in it, and the next t is where the tangents at its ends cross.
     """
     eps = torch.finfo(s.x.dtype).eps
     low, high, t = 0.0, math.inf, 1.0
-    kept: tuple[Vec, float, Vec] | None = None  # a point that passed Armijo but not curvature
+    kept: tuple[Vec, float, Vec, float] | None = None  # a point that passed Armijo but not curvature
     size, length = float(s.x.norm()), max(float(d.norm()), 1e-300)
     ratio, noise, broken, rise = size / length, 0.0, False, 0.0
     at_start = 0  # times in turn that the tangents crossed at s.x or before
@@ -54,10 +56,10 @@ def search(
             high, t = t, low + 0.1 * (t - low)
         elif value <= reference + ARMIJO * fall or (value <= s.value + noise and abs(tilt) <= 0.8 * -fall):
             if not curvature or tilt >= CURVATURE * fall:
-                return x, value, g
+                return x, value, g, t
             if value < -1e100:
                 return DescentStatus.UNBOUNDED
-            low, kept = t, (x, value, g)
+            low, kept = t, (x, value, g, t)
             t = 2 * t if high == math.inf else 0.5 * (low + high)
         else:
             broken = False

@@ -23,7 +23,7 @@ from ..core.options import NonNegative, Positive
 from ..core.vec import Vec
 from ..linear import Operator
 from ..sets import ConvexSet
-from .curvature_pairs import Pairs
+from .curvature_pairs import LONGER, Pairs, longest, straight
 from .lbfgs import unbound
 from .line_search import search
 from .method import Descent, DescentStatus, Method, ValueAndGradient, residual, sane
@@ -133,13 +133,16 @@ class NewtonCG(Method):
                 break
         if isinstance(found, DescentStatus):
             return replace(s, memory=length, reason=found)
-        x, value, g = found
+        x, value, g, t = found
+        norm = residual(X, x, g)
+        if straight(x - s.x, g - s.gradient, g):
+            length = min(LONGER * t * length, longest(x, g, norm))
         return Descent(
             k=s.k + 1,
             x=x,
             value=value,
             gradient=g,
-            residual=residual(X, x, g),
+            residual=norm,
             memory=length,
             recent=(),
             reason=DescentStatus.RUNNING,

@@ -8,7 +8,7 @@ from ..core.options import Positive, Steps
 from ..core.vec import Vec
 from ..sets import ConvexSet
 from .curvature_pairs import Pairs
-from .curvature_pairs import LONGER, at_most, straight
+from .curvature_pairs import LONGER, longest, straight
 from .line_search import search
 from .method import Descent, DescentStatus, Method, ValueAndGradient, residual, sane
 
@@ -18,7 +18,7 @@ class SPG(Method):
     """Nonmonotone spectral projected gradient (Birgin, Martinez and Raydan 2000, Algorithm SPG2) on any projectable set.
 
     d = P(x - lam g) - x;  x <- x + t d with f(x + t d) <= max of the last `window` values + 1e-4 t g'd;  lam = s's / s'y,
-    ten times the last lam where there is no positive curvature along s.
+    where there is no positive curvature along s, ten times the length that the search left of the last.
 
     window: values the search compares with (1 is monotone). first: length of the first step.
 
@@ -46,7 +46,7 @@ class SPG(Method):
     def step(self, objective: ValueAndGradient, X: ConvexSet, s: Descent) -> Descent:
         lam = s.memory
         assert isinstance(lam, float)
-        lam = at_most(lam, s.x, s.gradient)
+        lam = min(lam, longest(s.x, s.gradient, s.residual))
         d = X.project(s.x.add(s.gradient, -lam)) - s.x
         slope = min(float(d @ s.gradient), -float(d @ d) / lam)  # never above -|d|^2 / lam but by rounding
         if not slope < 0:
@@ -54,9 +54,9 @@ class SPG(Method):
         found = search(objective, s, d, slope, max(s.recent), curvature=False)
         if isinstance(found, DescentStatus):
             return replace(s, reason=found)
-        x, value, g = found
+        x, value, g, t = found
         dx, dg = x - s.x, g - s.gradient
-        lam = LONGER * lam if straight(dx, dg, g) else max(float(dx @ dx) / float(dx @ dg), 1e-10)
+        lam = LONGER * t * lam if straight(dx, dg, g) else max(float(dx @ dx) / float(dx @ dg), 1e-10)
         norm = residual(X, x, g)
         return Descent(
             k=s.k + 1,
