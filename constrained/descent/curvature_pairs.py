@@ -56,14 +56,18 @@ class Pairs:
 
         t: what the search left of the step. most: the scale is no larger. free: entries that may move.
 
-        Where the function is straight or bends down along s, the pair is left out, and the step was too short: the scale grows,
-        to ten times what the search left of it. Where that happens twice in turn and makes the next step hardly longer, the pairs say that the function is
-        curved there: they are forgotten, and the next step is ten times as long as this one.
+        Where the function is straight or bends down along s, the pair is left out, and the step was too short: the scale grows
+        to ten times what the search left of it. Where that happens again, and the search left little or a larger scale makes
+        the next step hardly longer, the pairs contradict the function: they are forgotten, and the next step is ten times as
+        long as this one.
         """
         if straight(s, y, g):
-            longer, i = replace(self, scale=min(LONGER * t * self.scale, most)), self._newest
-            again = self.count > 0 and self.scale * float(self.YY[i, i]) > 0.3 * LONGER * float(self.SY[i, i])
-            if not again or longer._length(g, free) >= 0.3 * LONGER * self._length(g, free):
+            if not self.count:
+                return replace(self, scale=min(LONGER * t * self.scale, most))
+            longer, i = replace(self, scale=min(max(LONGER * t, 2.0) * self.scale, most)), self._newest
+            again = self.scale * float(self.YY[i, i]) > 1.5 * float(self.SY[i, i])
+            works = t > 0.3 and longer._length(g, free) >= 0.3 * LONGER * t * self._length(g, free)
+            if works or not again:
                 return longer
             step = float(s @ s) / max(abs(float(s @ g)), TINY)
             return Pairs.empty(len(self.S), s, min(LONGER * step, most))
