@@ -83,7 +83,14 @@ class Minimum:
 
 def residual(X: ConvexSet, x: Vec, gradient: Vec) -> float:
     """|x - P_X(x - gradient)|, zero exactly at a stationary point."""
-    return float(gradient.norm()) if X.whole else float((x - X.project(x - gradient)).norm())
+    if X.whole:
+        return float(gradient.norm())
+    plain, eps = float((x - X.project(x - gradient)).norm()), torch.finfo(x.dtype).eps
+    if not any(bool(((g != 0) & (g.abs() < 10 * eps * v.abs())).any()) for g, v in zip(gradient.leaves, x.leaves)):
+        return plain
+    # x - gradient is x to rounding in some entry. A longer step is not, and |x - P(x - t g)| / t falls with t.
+    longer = eps**-0.5
+    return max(plain, float((x - X.project(x.add(gradient, -longer))).norm()) / longer)
 
 
 class Method(Options):
