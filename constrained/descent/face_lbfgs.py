@@ -29,7 +29,7 @@ class FaceLBFGS(Method):
 
     p = w - P(w - g);  w <- P(w + t d), d = -H p, with f <= f(w) + 1e-4 p'(P(w + t d) - w).
 
-    memory: curvature pairs kept. first: length of the first step where there is no memory yet.
+    memory: curvature pairs kept. first: the first step, where there is no memory yet, has length first min(|g|, 1).
 
     Source: see the module.
 

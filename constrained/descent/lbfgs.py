@@ -20,9 +20,10 @@ class LBFGS(Method):
     """Limited-memory BFGS with a weak-Wolfe search by bracketing and quadratic interpolation. The whole space only.
 
     d = -H g;  x <- x + t d with f(x + t d) <= f + 1e-4 t g'd and slope >= 0.9 g'd. Where values are equal to rounding the
-    approximate Wolfe test decides by slopes, so that gradients far below sqrt(eps) are reached.
+    approximate Wolfe test decides by slopes, so that gradients far below sqrt(eps) are reached. Where the function is straight
+    along a step or bends down, H grows (`Pairs.add`).
 
-    memory: curvature pairs kept. first: length of the first step where there is no memory yet.
+    memory: curvature pairs kept. first: the first step, where there is no memory yet, has length first min(|g|, 1).
     """
 
     memory: Steps = 20
@@ -72,9 +73,11 @@ class ProjectedLBFGS(Method):
 
     Entries at a bound that the gradient pushes outwards move by the projected gradient, the free ones by -H g, H made from the
     curvature pairs restricted to them;  x <- P(x + t d), Armijo along the projected path. Where the free entries are not those
-    of the last step, a spectral projected gradient step d = P(x - lam g) - x first: it finds the right face sooner.
+    of the last step, a spectral projected gradient step d = P(x - lam g) - x first: it finds the right face sooner. Where the
+    function is straight along a step, as linear ones are, or bends down, the next is ten times as long: a bound at a distance D
+    takes log10(D / |g|) steps.
 
-    memory: curvature pairs kept. first: length of the first step where there is no memory yet.
+    memory: curvature pairs kept. first: the first step, where there is no memory yet, has length first min(|g|, 1).
 
     Source: Bertsekas 1982; the two phases after Hager and Zhang 2006.
 

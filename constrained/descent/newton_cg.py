@@ -31,7 +31,6 @@ from .spg import SPG
 
 SLOW = 0.3  # of the largest decrease in one run of CG: a smaller one ends it while the free entries change
 FAR = 10.0  # times 1 + |x|: the longest step along a direction without positive curvature
-LOW = 1e-8  # of the largest curvature: what is below may be none
 
 
 @runtime_checkable
@@ -75,7 +74,8 @@ class NewtonCG(Method):
     """Truncated Newton: d from conjugate gradients on H d = -g to |H d + g| <= min(1/2, sqrt|g|) |g|.
 
     x <- x + t d with the search of LBFGS; a step t = 1 costs one evaluation. Where CG meets a direction p of negative
-    curvature it ends, and the step follows p too, as far as the curvature -p'Hp would allow if it were positive. On sets that
+    curvature it ends, and the step follows p too, as far as the curvature -p'Hp would allow if it were positive, at most
+    10 (1 + |x|). So it does where the curvature along p is none to rounding and the function falls. On sets that
     project each entry alone, CG runs on the entries that do not bind, and x <- P(x + t d), d = -a g on the binding ones, a the
     first step length of CG. On other sets SPG takes its place. Raises Unsuitable where the objective has no `products`.
 
@@ -154,10 +154,11 @@ class NewtonCG(Method):
         settled: CG ends where it makes slow progress.
         """
         inverse, eps = self.preconditioner, torch.finfo(s.x.dtype).eps
+        low = math.sqrt(eps)  # shares of the largest curvature, and of the gradient, below which there may be none
         r = -s.gradient if free is None else _at(-s.gradient, free)
         d, p, first, largest, best = s.x.zeros(), None, 0.0, 0.0, 0.0
         norm = start = float(r.norm())
-        if s.k and inverse is None:
+        if s.k and inverse is None and isinstance(s.memory, float):
             largest = 1 / s.memory  # seen at the last step
         tol, rz, old = max(min(0.5, math.sqrt(norm)) * norm, 0.5 * self.target), 0.0, 1.0
         for _ in range(2 * s.x.size + 10):
@@ -173,14 +174,11 @@ class NewtonCG(Method):
             if not math.isfinite(curvature):
                 return d * math.nan, 0.0
             largest = max(largest, abs(curvature) / square)
+            alpha = rz / abs(curvature) if abs(curvature) > eps * largest * square else math.inf
             far = FAR * (1.0 + float(s.x.norm())) / math.sqrt(square)
-            alpha = rz / abs(curvature) if curvature else math.inf
-            bent, falling = curvature < -eps * largest * square, norm > LOW * start
-            # Bent down, or as good as flat: along the gradient itself, or where more of it is left than rounding leaves.
-            if bent or curvature <= LOW * largest * square and alpha > far and (falling or not first):
-                d = d.add(p, min(alpha, far))
-                break
-            if not curvature > eps * largest * square:
+            if curvature < 0 or (curvature <= low * largest * square and alpha > far):
+                # Bent down, or as good as flat; then it counts where more of the gradient is left than rounding leaves.
+                d = d.add(p, min(alpha, far)) if alpha <= far or norm > low * start else d
                 break
             first = first or alpha
             d, r = d.add_(p, alpha), r.add(q, -alpha)

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from ..core.options import Positive, Steps
 from ..core.vec import Vec
 from ..sets import ConvexSet
-from .curvature_pairs import Pairs
-from .curvature_pairs import LONGER, longest, straight
+from .curvature_pairs import LONGER, Pairs, longest, straight
 from .line_search import search
 from .method import Descent, DescentStatus, Method, ValueAndGradient, residual, sane
 
@@ -20,7 +19,8 @@ class SPG(Method):
     d = P(x - lam g) - x;  x <- x + t d with f(x + t d) <= max of the last `window` values + 1e-4 t g'd;  lam = s's / s'y,
     where there is no positive curvature along s, ten times the length that the search left of the last.
 
-    window: values the search compares with (1 is monotone). first: length of the first step.
+    window: values the search compares with (1 is monotone). first: the first step has length
+    first min(R, 1), R the residual.
 
     >>> import torch
     >>> from constrained import Ball

@@ -125,7 +125,7 @@ def test_a_small_slope_beside_a_valley(method, slope):
 
 @FIRST_ORDER
 def test_flat_behind_a_wall(method):
-    """The first step leaves a steep wall for where the function is linear: what was learned at the wall is not what holds here."""
+    """The first step leaves a steep wall for where the function is linear: what was learned at the wall does not hold here."""
 
     def function(x):
         return x[1] + 5e3 * (x[0] - 1).clamp(min=0) ** 2 + 5e3 * (1 + x[0] - x[1]).clamp(min=0) ** 2
