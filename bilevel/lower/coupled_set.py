@@ -156,9 +156,13 @@ def _read(oracle: BilevelOracle, limit: float, given: ConvexSet | None) -> Coupl
     if not (straight and level):
         return Coupled(rows, pair, Curved(pair, *parts), False)
     plane = _plane(oracle, x, y, E, d) if A.shape[0] == 0 else None
-    if plane is not None:
-        return Coupled(rows, pair, plane, True)
-    return Coupled(rows, pair, _straight(pair, join(x, y), E, d, A, b), False)
+    C = plane or _straight(pair, join(x, y), E, d, A, b)
+    try:
+        C.check(Vec.of(join(x, y)))
+    except ProblemError as cause:
+        names = ", ".join(part.name for part in parts if part is not None)
+        raise ProblemError(f"{names}: expected constraints that some x of X and y of Y satisfy: {cause}") from cause
+    return Coupled(rows, pair, C, plane is not None)
 
 
 def _affine(part: Constraint | None, pair: Pair, w: Tensor) -> tuple[Any, np.ndarray, bool]:

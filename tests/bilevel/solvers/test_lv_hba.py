@@ -11,7 +11,7 @@ from bilevel.lower.regularised_value import Saddle, lower_value, solve_constrain
 from bilevel.reformulations.lagrangian_gap import penalised_gap
 from bilevel.solvers.lv_hba import LVHBA
 from bilevel.solvers.lv_hba_single import LVHBASingleLoop
-from constrained.core.errors import Unsuitable
+from constrained.core.errors import ProblemError, Unsuitable
 from constrained.core.vec import Vec
 from constrained.descent import LBFGS
 from constrained.polyhedron import Polyhedron
@@ -350,3 +350,15 @@ def test_without_second_derivatives_it_says_so():
     own = Function.numpy(lambda x, y: A @ y + B @ x - b, vjp=lambda x, y, w: (B.T @ w, A.T @ w))
     with pytest.raises(Unsuitable, match="second derivatives"):
         problem(lower_inequality=own).residuals(Point(t(np.zeros(2)), t(np.zeros(4))))
+
+
+def test_lower_constraints_that_nothing_satisfies_are_named():
+    problem = BilevelProblem(
+        upper=lambda x, y: ((y - 1) ** 2).sum() + x**2,
+        lower=lambda x, y: ((y - x) ** 2).sum(),
+        x=torch.tensor(0.3, dtype=torch.float64),
+        y=torch.zeros(2, dtype=torch.float64),
+        lower_inequality=lambda x, y: torch.stack([y.sum() - 1, 3 - y.sum()]),
+    )
+    with pytest.raises(ProblemError, match="lower_inequality: expected constraints that some x of X and y of Y satisfy"):
+        solve(problem)
