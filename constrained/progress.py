@@ -145,4 +145,11 @@ def _violation(oracle: ConstrainedOracle, x: Vec, values: Tensor, before: Tensor
         rows = [oracle.tape(x, oracle.f.draw(0)).jacobian] if m else []
         rows += [kkt.inequality_jacobian(oracle, x)] if oracle.h is not None else []
         scale = torch.maximum(scale, torch.cat(rows).double().norm(dim=1) * size)
+    else:  # by differences along random directions: of a row's gradient they see its length times a normal number
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(2):
+            u = x.map(lambda t: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t))
+            at = x.add(u, TRIAL * size / x.size**0.5)
+            moved = torch.cat([oracle.tape(at, oracle.f.draw(0)).c.double(), _inequality(oracle, at)])
+            scale = torch.maximum(scale, (moved - values).abs() * (x.size**0.5 / TRIAL))
     return max(share(v, 0.0, s) for v, s in zip(violated.tolist(), scale.tolist()))

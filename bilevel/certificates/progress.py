@@ -138,4 +138,4 @@ def violated(name: str, part: Constraint, at: Pair, start: Pair) -> float:
     here = part.value(at)
     scale = torch.stack([(part.value(pair) - here).abs() for pair in ((x0, y0), (x, y0), (x0, y))]).amax(0)
     amount = here.abs() if name.endswith("_equality") else here.clamp(min=0)
-    return max((share(v, 0.0, s) for v, s in zip(amount.tolist(), scale.tolist())), default=0.0)
+    return max((share(v, 0.0, s) for v, s in zip(amount.tolist(), scale.tolist()) if s > 0), default=0.0)

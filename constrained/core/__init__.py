@@ -11,6 +11,7 @@ variables, problem, solver         the user's values as vectors; what a solver i
 optimizers, torch_optimizer        steps along a gradient for stochastic methods
 event, result, auto, choice        a moment of a run, its end, solvers in turn, which solver a problem gets
 checkpoint, checkpoint_folder      a state in a file, or in a folder written by several processes
+verdict                            what the problem says of an answer
 running                            one run from its start to its verdict, with the only clock
 run, callbacks                     the only loop; what watches it
 """

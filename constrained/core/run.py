@@ -116,7 +116,7 @@ def solve(
     sentence = run.sentence if status in (Status.CONVERGED, Status.STALLED) and run.sentence else status.value
     message = sentence if not run.details else f"{sentence[:-1]}: {run.details}."
     notes = run.notes if run.state is None else (*run.solver.notes(run.state), *run.notes)
-    if status is Status.CONVERGED and run.k <= 1 and Feature.LOWER in problem.features:
+    if status is Status.CONVERGED and run.k <= 1 and not run.measured and Feature.LOWER in problem.features:
         notes += ("The residuals were within tol almost at the start: if the objectives are small, rescale them or lower tol.",)
     if not problem.exact:
         notes += ("Batches come from a stream: a resumed run need not equal an uninterrupted one bit for bit.",)

@@ -64,6 +64,7 @@ class Run:
         self.state: Any = None  # until `open`, and after it where the time ended first
         self.last: Any = None  # a finite state with memory of its own
         self.details, self.found = "", {}  # what the problem's residuals say, in words and numbers
+        self.measured = False  # relative to the start too
         self.sentence = ""  # in place of that of the status
         self.start: Any = None
         self.fingerprint: list[float] = []  # tells this problem from others of its signature
@@ -250,7 +251,7 @@ class Run:
         except OutOfTime:
             self.details = f"the solver ended as {claim.name}, and no time was left for the certificate"
             return Status.MAX_SECONDS
-        self.details, self.sentence = says.words, says.sentence
+        self.details, self.sentence, self.measured = says.words, says.sentence, says.measured
         if says.status is Status.LOCALLY_INFEASIBLE:  # true of the problem, as far as its residuals tell
             self.details, self.found = "", {}
         if says.lower is None or claim is not Status.CONVERGED or self.lowered >= TIMES:

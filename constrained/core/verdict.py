@@ -42,6 +42,7 @@ class Judgement:
     words: str
     lower: float | None = None
     sentence: str = ""  # where that of the status would not be true
+    measured: bool = False  # relative to the start too
 
 
 def judged(problem: Problem, point: Point, start: Point, claim: Status, found: Mapping[str, float], tol: float) -> Judgement:
@@ -63,7 +64,8 @@ def judged(problem: Problem, point: Point, start: Point, claim: Status, found: M
         if within:
             aims = {key: AIM * MISSING for key in shares if limits[key] <= MISSING and key not in VIOLATION}
             far = {key: shares[key] / aim for key, aim in aims.items() if not shares[key] <= aim}
-            return Judgement(Status.CONVERGED, words, min((_wanted(found, key, x, tol) for key, x in far.items()), default=None))
+            lower = min((_wanted(found, key, excess, tol) for key, excess in far.items()), default=None)
+            return Judgement(Status.CONVERGED, words, lower, measured=bool(shares))
         return Judgement(Status.CONVERGED, f"{words}; {_percent(shares)}", sentence=AS_FAR_AS_ROUNDING)
     if not within:
         return Judgement(refused, words)
