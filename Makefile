@@ -3,12 +3,13 @@
 # make quick   the tests of the core promises, in a minute
 # make crosscheck   the CUTEst problems against sif2jax, in an environment of its own
 # make peers        our hypergradients beside hypertorch, torchopt, jaxopt, BOAT and Betty, in an environment of its own
+# make fuzz    10,000 random problems, options and misbehaving functions, anew each time; FUZZ=500 for fewer
 # make slow    the longer tests, before a release           make docs    the documentation, into docs/_build/html
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo quick test check slow docs crosscheck peers clean
+.PHONY: demo quick test check slow fuzz docs crosscheck peers clean
 
 .venv/base:
 	$(PYTHON) -m venv .venv
@@ -41,6 +42,10 @@ test: .venv/dev
 
 slow: .venv/dev
 	$(BIN)/python -m pytest -n 2 -m slow
+
+FUZZ ?= 10000
+fuzz: .venv/dev
+	FUZZ=$(FUZZ) $(BIN)/python -m pytest -n 2 tests/fuzz
 
 check: .venv/dev
 	$(BIN)/ruff check .
