@@ -14,7 +14,7 @@ from harness import outcome, same
 from hostile import KNOWN, Hostile, hostiles
 from hypothesis import event, given, note, settings
 from hypothesis import strategies as st
-from properties import run
+from properties import ended, run
 
 from bilevel import Auto, BilevelError, BilevelProblem, OptionError, Result, Unsuitable, solve
 from constrained.core.errors import ProblemError
@@ -101,7 +101,8 @@ def test_resumed_runs_have_the_same_bits(drawn, data):
                 at.save(Path(folder) / str(at.k))
 
         try:
-            whole = solve(drawn.problem, solver, callbacks=[save], **options)
+            with ended():
+                whole = solve(drawn.problem, solver, callbacks=[save], **options)
         except BilevelError:
             return
         for path in sorted(Path(folder).iterdir()):
