@@ -22,7 +22,7 @@ from constrained import ConstrainedProblem
 
 Array = Any
 Truth = Callable[[Any], dict[str, float]]
-LIMIT = 20_000
+LIMIT = 50_000
 
 
 class Hang(BaseException):
@@ -109,31 +109,34 @@ def numpy(value: Any) -> Array:
     return flat(value).detach().double().numpy()
 
 
-dtypes = st.sampled_from([torch.float64, torch.float64, torch.float32])
-structures = st.sampled_from(["tensor", "tensor", "dict", "module"])
-seeds = st.integers(0, 10_000)
-scales = st.sampled_from([1.0, 1.0, 1.0, 1e-3, 1e3])
-starts = st.sampled_from([0.0, 0.3, -2.0])
+def written(name: str, arguments: dict[str, Any]) -> str:
+    """The call that makes the problem again."""
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
 
 # -- one level --------------------------------------------------------------------------------------------------------------
-@st.composite
-def constrained_problems(draw: st.DrawFn) -> Drawn:
-    n, dtype, seed, scale = draw(st.integers(1, 3)), draw(dtypes), draw(seeds), draw(scales)
-    m, p = draw(st.sampled_from([0, 0, 1, 2])), draw(st.sampled_from([0, 0, 1, 2]))
-    kind = draw(st.sampled_from(["", "", "box", "ball", "simplex"]))
-    convex, q, samples = (
-        draw(st.sampled_from([True, True, False])),
-        draw(st.sampled_from([0.0, 1.0])),
-        draw(st.integers(0, 3)) == 0,
-    )
-    structure, start = draw(structures), draw(starts)
+def constrained(
+    *,
+    n: int = 1,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    scale: float = 1.0,
+    m: int = 0,
+    p: int = 0,
+    X: str = "",
+    convex: bool = True,
+    q: float = 0.0,
+    samples: bool = False,
+    structure: str = "tensor",
+    start: float = 0.0,
+    shift: float = 0.0,  # of d: then there may be no feasible point
+) -> Drawn:
+    text, kind = written("constrained", locals()), X
     rng = np.random.default_rng(seed)
     A = rng.normal(size=(n, n))
     A = scale * (A @ A.T / n + 0.1 * np.eye(n) if convex else (A + A.T) / 2)
     b, C, G = scale * rng.normal(size=n), rng.normal(size=(m, n)), rng.normal(size=(p, n))
-    inside = project(kind, 0.5 * rng.normal(size=n))  # feasible, unless it is drawn not to be
-    shift = draw(st.sampled_from([0.0, 0.0, 0.0, 5.0]))
+    inside = project(kind, 0.5 * rng.normal(size=n))
     d, h = C @ inside + shift, G @ inside + rng.choice([0.0, 0.5], size=p)
     data = [torch.as_tensor(part).to(dtype) for part in (A, b, C, d, G, h)]
     A_, b_, C_, d_, G_, h_ = data
@@ -171,8 +174,6 @@ def constrained_problems(draw: st.DrawFn) -> Drawn:
         violated = np.concatenate([C @ at - d, np.maximum(-slack, 0), at - project(kind, at)])
         return {**found, "feasibility": float(np.linalg.norm(violated))}
 
-    text = f"constrained(n={n}, {dtype}, seed={seed}, scale={scale}, m={m}, p={p}, X={kind!r}, convex={convex}, q={q}, "
-    text += f"samples={samples}, {structure}, start={start}, shift={shift})"
     return Drawn(problem, truth, calls, text, samples)
 
 
@@ -183,15 +184,24 @@ def _stationarity(grad: Array, C: Array, G: Array) -> float:
 
 
 # -- two levels -------------------------------------------------------------------------------------------------------------
-@st.composite
-def bilevel_problems(draw: st.DrawFn) -> Drawn:
-    nx, ny, dtype, seed = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(dtypes), draw(seeds)
-    kind = draw(st.sampled_from(["quadratic", "quadratic", "quartic", "logistic", "singular", "indefinite"]))
-    X = draw(st.sampled_from(["", "", "box", "ball", "simplex"]))
-    Y = draw(st.sampled_from(["", "", "", "box", "ball", "simplex"]))
-    rows = draw(st.sampled_from(["", "", "", "", "lower_inequality", "lower_equality"]))
-    samples, scale, r = draw(st.integers(0, 3)) == 0, draw(scales), draw(st.sampled_from([0.1, 1.0, 0.0]))
-    x_structure, y_structure, start = draw(structures), draw(structures), draw(starts)
+def bilevel(
+    *,
+    nx: int = 1,
+    ny: int = 1,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    kind: str = "quadratic",
+    X: str = "",
+    Y: str = "",
+    rows: str = "",
+    samples: bool = False,
+    scale: float = 1.0,
+    r: float = 0.1,
+    x_structure: str = "tensor",
+    y_structure: str = "tensor",
+    start: float = 0.0,
+) -> Drawn:
+    text = written("bilevel", locals())
     rng = np.random.default_rng(seed)
     H = rng.normal(size=(ny, ny))
     H = H @ H.T / ny + 0.2 * np.eye(ny)
@@ -256,14 +266,11 @@ def bilevel_problems(draw: st.DrawFn) -> Drawn:
         gradient = r * (x - b) + M[free].T @ v
         return {**found, "upper": float(np.linalg.norm(x - project(X, x - gradient)))}
 
-    text = f"bilevel(nx={nx}, ny={ny}, {dtype}, seed={seed}, {kind}, X={X!r}, Y={Y!r}, rows={rows!r}, samples={samples}, "
-    text += f"scale={scale}, r={r}, {x_structure}, {y_structure}, start={start})"
     return Drawn(problem, truth, calls, text, samples)
 
 
-@st.composite
-def mixtures(draw: st.DrawFn) -> Drawn:
-    dtype, seed, start = draw(dtypes), draw(seeds), draw(starts)
+def mixture(*, dtype: torch.dtype = torch.float64, seed: int = 0, start: float = 0.0) -> Drawn:
+    text = written("mixture", locals())
     rng = np.random.default_rng(seed)
     a, b = rng.normal(size=(3, 2)), rng.normal(size=2)
     a_, b_ = torch.as_tensor(a).to(dtype), torch.as_tensor(b).to(dtype)
@@ -284,7 +291,47 @@ def mixtures(draw: st.DrawFn) -> Drawn:
         pull = (np.diag(p) - np.outer(p, p)) @ a  # dy/dx'
         return {"lower": float(np.linalg.norm(y - p @ a)), "upper": float(np.linalg.norm(0.1 * x + pull @ (y - b)))}
 
-    return Drawn(problem, truth, calls, f"mixture({dtype}, seed={seed}, start={start})")
+    return Drawn(problem, truth, calls, text)
 
 
-problems = st.one_of(constrained_problems(), bilevel_problems(), bilevel_problems(), mixtures())
+# -- strategies -------------------------------------------------------------------------------------------------------------
+SETS = ("box", "ball", "simplex")
+any_problem: dict[str, Any] = {
+    "dtype": st.sampled_from([torch.float64, torch.float64, torch.float32]),
+    "seed": st.integers(0, 10_000),
+    "start": st.sampled_from([0.0, 0.3, -2.0]),
+}
+two_scales: dict[str, Any] = {
+    "scale": st.sampled_from([1.0, 1.0, 1.0, 1e-3, 1e3]),
+    "samples": st.sampled_from([False] * 3 + [True]),
+}
+structures = st.sampled_from(["tensor", "tensor", "dict", "module"])
+constrained_problems = st.builds(
+    constrained,
+    n=st.integers(1, 3),
+    m=st.sampled_from([0, 0, 1, 2]),
+    p=st.sampled_from([0, 0, 1, 2]),
+    X=st.sampled_from(["", "", *SETS]),
+    convex=st.sampled_from([True, True, False]),
+    q=st.sampled_from([0.0, 1.0]),
+    structure=structures,
+    shift=st.sampled_from([0.0, 0.0, 0.0, 5.0]),
+    **any_problem,
+    **two_scales,
+)
+bilevel_problems = st.builds(
+    bilevel,
+    nx=st.integers(1, 2),
+    ny=st.integers(1, 3),
+    kind=st.sampled_from(["quadratic", "quadratic", "quartic", "logistic", "singular", "indefinite"]),
+    X=st.sampled_from(["", "", *SETS]),
+    Y=st.sampled_from(["", "", "", *SETS]),
+    rows=st.sampled_from(["", "", "", "", "lower_inequality", "lower_equality"]),
+    r=st.sampled_from([0.1, 1.0, 0.0]),
+    x_structure=structures,
+    y_structure=structures,
+    **any_problem,
+    **two_scales,
+)
+mixtures = st.builds(mixture, **any_problem)
+problems = constrained_problems | bilevel_problems | bilevel_problems | mixtures

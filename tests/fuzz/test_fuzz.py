@@ -69,13 +69,13 @@ def tried(data: st.DataObject, drawn: Drawn, hostile: Hostile | None = None) -> 
 
 
 @share(25)
-@given(constrained_problems(), st.data())
+@given(constrained_problems, st.data())
 def test_constrained_runs(drawn, data):
     tried(data, drawn)
 
 
 @share(35)
-@given(bilevel_problems() | bilevel_problems() | mixtures(), st.data())
+@given(bilevel_problems | bilevel_problems | mixtures, st.data())
 def test_bilevel_runs(drawn, data):
     tried(data, drawn)
 
