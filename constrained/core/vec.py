@@ -8,6 +8,7 @@ all of them at once, on torch's `_foreach` kernels. This is the only file that u
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from .moved import forward_names
 
 Tree = Any
 Scalar = float | Tensor
+LARGEST = torch.finfo(torch.float32).max
 
 
 class Vec:
@@ -82,7 +84,7 @@ class Vec:
         if isinstance(scale, Tensor):
             # One cast a dtype, so that a float64 coefficient does not lift a float32 variable.
             return self.like([leaf * scale.to(leaf.dtype) for leaf in self.leaves])
-        return self.like(torch._foreach_mul(self.leaves, scale))
+        return self.like(torch._foreach_mul(self.leaves, self._held(scale)))
 
     __rmul__ = __mul__
 
@@ -93,7 +95,7 @@ class Vec:
         """self + scale * other, in one pass where `scale` is a number."""
         if isinstance(scale, Tensor):
             return self + other * scale
-        return self.like(torch._foreach_add(self.leaves, other.leaves, alpha=scale))
+        return self.like(torch._foreach_add(self.leaves, other.leaves, alpha=self._held(scale)))
 
     def lerp(self, other: Vec, weight: float) -> Vec:
         """(1 - weight) self + weight other."""
@@ -106,12 +108,12 @@ class Vec:
     # In place, for the solver that owns the memory: a step on a large variable then allocates nothing but its gradients.
     def add_(self, other: Vec, scale: float = 1.0) -> Vec:
         """self <- self + scale other."""
-        torch._foreach_add_(self.leaves, other.leaves, alpha=scale)
+        torch._foreach_add_(self.leaves, other.leaves, alpha=self._held(scale))
         return self
 
     def addcmul_(self, a: Vec, b: Vec, scale: float = 1.0) -> Vec:
         """self <- self + scale a * b, entry by entry."""
-        torch._foreach_addcmul_(self.leaves, a.leaves, b.leaves, scale)
+        torch._foreach_addcmul_(self.leaves, a.leaves, b.leaves, self._held(scale))
         return self
 
     def lerp_(self, other: Vec, weight: float) -> Vec:
@@ -124,6 +126,10 @@ class Vec:
         for leaf, value in zip(self.leaves, other.leaves):
             leaf.copy_(value)
         return self
+
+    def _held(self, scale: float) -> float:
+        """The number, infinite where float32 entries cannot hold it: torch raises there."""
+        return math.copysign(math.inf, scale) if abs(scale) > LARGEST and self.dtype != torch.float64 else scale
 
     def __matmul__(self, other: Vec) -> Tensor:
         parts = [torch.dot(a.reshape(-1).double(), b.reshape(-1).double()) for a, b in zip(self.leaves, other.leaves)]

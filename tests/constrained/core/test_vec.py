@@ -62,6 +62,18 @@ def test_a_float32_scalar_does_not_round_a_float64_variable():
     same(a / scale, a.ravel().numpy() / float(scale))
 
 
+@pytest.mark.parametrize("scale", [1e300, -1e300])
+def test_numbers_beyond_float32_are_infinite_there(scale):
+    """torch raises RuntimeError for a coefficient that float32 does not hold."""
+    one = Vec.of(torch.ones(2))
+    infinite = torch.full((2,), scale, dtype=torch.float64).float()
+    products = one * scale, one.add(one, scale), one.clone().add_(one, scale), one.clone().addcmul_(one, one, scale)
+    for found in (*products, one / (1 / scale)):
+        assert torch.equal(found.tree(), infinite)
+    large = Vec.of(torch.ones(2, dtype=torch.float64)) * scale
+    assert torch.equal(large.tree(), torch.full((2,), scale, dtype=torch.float64))
+
+
 def test_operands_are_not_written_to():
     a, b = make(0), make(1)
     x, y = a.clone().ravel(), b.clone().ravel()
