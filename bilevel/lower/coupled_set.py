@@ -50,7 +50,8 @@ class Pair(ConvexSet):
         self.whole, self.entrywise = both is None and X.whole and Y.whole, both is None and X.entrywise and Y.entrywise
 
     def project(self, v: Vec) -> Vec:
-        x, y = self.split(v.ravel())
+        flat = v.ravel()
+        x, y = self.split(flat, flat.dtype)
         if self.both is not None:
             tree = self.both.project(Vec.of({"x": x.tree(), "y": y.tree()})).tree()
             x, y = Vec.of(tree["x"]), Vec.of(tree["y"])
@@ -58,8 +59,12 @@ class Pair(ConvexSet):
             x, y = self.X.project(x), self.Y.project(y)
         return v.unravel(join(x, y))
 
-    def split(self, flat: Tensor) -> tuple[Vec, Vec]:
-        return self.x.unravel(flat[: self.x.size]), self.y.unravel(flat[self.x.size :])
+    def split(self, flat: Tensor, dtype: torch.dtype | None = None) -> tuple[Vec, Vec]:
+        """x and y in their own dtype, or in the given one: `Polyhedron` projects in float64."""
+        x, y = self.x, self.y
+        if dtype not in (None, x.dtype):
+            x, y = (v.map(lambda leaf: leaf.to(dtype)) for v in (x, y))
+        return x.unravel(flat[: x.size]), y.unravel(flat[x.size :])
 
 
 def join(x: Vec, y: Vec) -> Tensor:

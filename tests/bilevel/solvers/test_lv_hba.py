@@ -15,7 +15,7 @@ from constrained.core.errors import ProblemError, Unsuitable
 from constrained.core.vec import Vec
 from constrained.descent import LBFGS
 from constrained.polyhedron import Polyhedron
-from constrained.sets import Affine, Ball, Halfspace
+from constrained.sets import Affine, Ball, Halfspace, Simplex
 from constrained.sets.intersections import BoxHyperplane, CvxpySet
 from problems.coupled import coupled_toy, llc, llsc
 
@@ -154,6 +154,22 @@ def test_sets_of_both_levels():
     assert result.status is Status.CONVERGED, result.message
     assert float(result.x.abs().max()) <= 0.05
     assert float(result.y.abs().max()) <= 0.3
+
+
+@pytest.mark.parametrize("X", [Simplex(), Ball(0.8)])
+def test_sets_in_float32(X):
+    """X x R^4 is projected on in float64 within a polyhedron: in float32 its rows would look unreachable."""
+    single = {name: torch.zeros(size) for name, size in (("x", 2), ("y", 4))}
+    E, a = torch.as_tensor(A[:1]).float(), torch.ones(4)
+    found = BilevelProblem(
+        upper=lambda x, y: ((y - a) ** 2).sum() + (x**2).sum(),
+        lower=lambda x, y: ((y - x.sum()) ** 2).sum(),
+        lower_equality=lambda x, y: E @ y - x[:1] / 3,
+        X=X,
+        **single,
+    )
+    result = solve(found, LVHBA(), max_steps=2)
+    assert float(X.distance(Vec.of(result.x))) <= 1e-6
 
 
 def test_a_set_of_the_user():
