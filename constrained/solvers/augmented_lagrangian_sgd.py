@@ -119,7 +119,8 @@ class AugmentedLagrangianSGD(Solver[ConstrainedOracle, AugmentedLagrangianSGDSta
         mu = torch.zeros_like(h) if given.inequality is None else torch.as_tensor(given.inequality).to(h).clamp(min=0)
         f, penalty = _curvatures(oracle, x, draw)
         steep = max(f, float(oracle.tape(x, draw).gradient.norm()) / (1.0 + float(x.norm())))  # f may be linear
-        rho = self.rho or (steep / penalty if steep > 0 and penalty > 0 else 1.0)
+        even = steep / penalty if steep > 0 and penalty > 0 else 1.0
+        rho = self.rho or (even if 0 < even < math.inf else 1.0)  # curvatures overflow where a function does
         epoch = getattr(oracle.f.sampler, "steps_per_epoch", SHORT)
         length = self.round or min(-(-SHORT // epoch) * epoch, LONG)
         average, nothing = TailAverage.of(x), torch.zeros((), dtype=torch.float64, device=x.device)

@@ -1,5 +1,7 @@
 """The method of multipliers on mini-batches against solutions on all of the data, known in closed form or from cvxpy."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -132,3 +134,23 @@ def test_a_run_that_grows_is_diverged():
         data=MiniBatches(normal(64, 1), 8),
     )
     assert solve(problem, max_steps=20_000).status is Status.DIVERGED
+
+
+@pytest.mark.parametrize("first", [5, 8, 12, 20])
+def test_a_constraint_that_overflows_before_the_first_step(first):
+    """Its curvature is infinite: the penalty is no ratio to it, which would be 0."""
+    calls = 0
+
+    def inequality(x):
+        nonlocal calls
+        calls += 1
+        return x[0] - (math.inf if calls > first else 0.0)
+
+    noise = normal(8, 1)
+    problem = ConstrainedProblem(
+        objective=lambda x, batch: (x**2).sum() + batch.mean(),
+        inequality=inequality,
+        x=torch.ones(2, dtype=F64),
+        data=MiniBatches(noise - noise.mean(), 4),
+    )
+    assert solve(problem, max_steps=2).status in (Status.NONFINITE, Status.MAX_STEPS)
