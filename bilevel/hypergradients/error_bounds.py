@@ -72,7 +72,7 @@ class Constants:
 
     def width(self, f_y: Vec, error: float) -> float:
         """w, how far f(x, y) may be from Phi(x) where |y - y(x)| <= error."""
-        return float(f_y.norm()) * error + 0.5 * self.norms[1] * error**2
+        return float(f_y.norm()) * error + 0.5 * self.norms[1] * error * error
 
     def omega(self, v: Vec, error: float, residual: float) -> float:
         """How far d may be from grad Phi where |y - y(x)| <= error and |f_y - g_yy v| <= residual."""

@@ -115,7 +115,7 @@ class JointContinuation(Continuation[PBGDState, JointPenalty]):
 
     def enough(self, s: PBGDState) -> float:
         """(3): R at which the stage ends."""
-        return max(self.tolerance / 3, min(0.05 / s.gamma, 5 / s.gamma**2))
+        return max(self.tolerance / 3, min(0.05 / s.gamma, 5 / s.gamma / s.gamma))
 
     def counted(self, before: PBGDState, after: PBGDState) -> PBGDState:
         """A smaller F is progress too."""

@@ -51,6 +51,12 @@ class Quadratic:
         return 0.5 * y @ self.H @ y - x @ self.M @ y
 
 
+def test_the_width_of_a_huge_error_is_no_exception():
+    """Python's `**` raises OverflowError where a product is infinite."""
+    one = Constants(1.0, (), (1.0, 1.0, 1.0), (0.0, 0.0))
+    assert one.width(Vec.of(vector(1.0)), 1e300) == float("inf")
+
+
 # -- the bounds -------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("size", [1.0, 1e-3, 1e-6])
 def test_the_bounds_hold_on_a_quadratic(size, normal):

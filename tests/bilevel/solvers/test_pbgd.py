@@ -57,6 +57,12 @@ def test_larger_quadratics_with_defaults(solver, ny):
     assert abs(result.fun - float(instance.problem.upper(best.x, best.y))) <= 1e-4
 
 
+@pytest.mark.parametrize("solver", [VPBGD(gamma=1e300), GPBGD(gamma=1e300)])
+def test_squares_of_large_numbers_do_not_raise(solver):
+    """Python's `**` raises OverflowError where a product is infinite."""
+    assert solve(quadratic(nx=2, ny=2).problem, solver, max_steps=2).status.done
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_pl_toy_from_random_starts(seed):
     result = solve(pl_toy(seed=seed).problem, VPBGD(), tol=1e-5)
