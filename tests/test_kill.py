@@ -201,8 +201,8 @@ def test_sigkill_then_resume_ends_in_the_same_bits(runs, tmp_path, number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(20))
-def test_sigkill_then_resume_twenty_times(runs, tmp_path, number):
+@pytest.mark.parametrize("number", range(200))
+def test_sigkill_then_resume_two_hundred_times(runs, tmp_path, number):
     kill_and_resume(runs, tmp_path, random.Random(2000 + number))
 
 
