@@ -26,6 +26,8 @@ from constrained.descent.newton_cg import Differenced, NewtonCG
 from ..oracle import BilevelOracle
 from .constraints import LowerConstraints
 
+PATIENCE = 5  # saddles in a row that round-off ended and that are no better
+
 
 @solver_state("Saddle")
 class Saddle:
@@ -103,7 +105,7 @@ def solve_constrained_lower(
     """argmin over y in Y of g(x, y) under the lower constraints, from (y, z): (y, z) <- the saddle of the regularised Lagrangian,
     with gamma1 and gamma2 growing (proximal method of multipliers). Of several solutions one next to y.
     """
-    saddle, weight = Saddle(y, y, None), 1.0
+    saddle, weight, waited = Saddle(y, y, None), 1.0, 0
     floor = 30 * torch.finfo(y.dtype).eps
     best = LowerSolution(y, z, float("inf"), DescentStatus.MAX_STEPS)
     for _ in range(max_steps):
@@ -111,9 +113,13 @@ def solve_constrained_lower(
         found = lower_value(oracle, rows, gammas, method, (x, y, z), saddle, max(0.1 * tol, floor), 10_000)
         y, z, saddle = found.saddle.theta, found.multipliers, found.saddle
         residual = float(found.y.norm()) + float(found.z.norm()) + found.residual
-        if not residual >= best.residual:
+        better = not residual >= best.residual
+        waited = 0 if better else waited + (found.reason is DescentStatus.PRECISION)
+        if better:
             best = LowerSolution(y, z, residual, DescentStatus.CONVERGED if residual <= tol else DescentStatus.MAX_STEPS)
         if residual <= tol or found.reason in (DescentStatus.NONFINITE, DescentStatus.UNBOUNDED):
             return best if residual <= tol else LowerSolution(y, z, residual, found.reason)
+        if waited > PATIENCE:  # to and fro within rounding
+            return best
         weight = min(10 * weight, 1e4)
     return best
