@@ -126,8 +126,7 @@ def test_arguments_out_of_range_are_refused(drawn, options):
         solve(drawn.problem, **{"max_steps": 2, **options})
 
 
-# -- mended elsewhere at present: not strict ---------------------------------------------------------------------------------
-@pytest.mark.xfail(strict=False, reason="half precision is refused by name in another change")
+# -- refused before any work ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_refused_by_name(dtype):
     one = torch.ones(2, dtype=dtype)
@@ -135,7 +134,6 @@ def test_half_precision_is_refused_by_name(dtype):
         solve(BilevelProblem(upper=lambda x, y: (y**2).sum(), lower=lambda x, y: ((y - x) ** 2).sum(), x=one, y=one))
 
 
-@pytest.mark.xfail(strict=False, reason="variables without entries are refused in another change")
 @pytest.mark.parametrize("name", ["x", "y"])
 def test_variables_without_entries_are_refused(name):
     one = torch.ones(2, dtype=torch.float64)
