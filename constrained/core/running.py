@@ -207,7 +207,7 @@ class Run:
         """Where the run stands. A solver's CONVERGED is believed only if the problem's residuals agree."""
         self.details, self.found, self.sentence = "", {}, ""
         if self.late:
-            return self.settled(Status.MAX_SECONDS)
+            return Status.MAX_SECONDS
         if self.broken:
             return Status.NONFINITE
         if self.live or finite(self.state):  # live gradients are looked at before a step is made with them
@@ -217,7 +217,7 @@ class Run:
             if status in CLAIMS and self.solver.exact:
                 status = self.confirm(status)
                 if status is Status.MAX_SECONDS:
-                    return self.settled(status)
+                    return status
         else:
             self.state, status = self.state if self.last is None else self.last, Status.NONFINITE
         if status.done and not status.ok and self.accepted is None:
@@ -233,8 +233,8 @@ class Run:
         return self.settled(status)
 
     def settled(self, status: Status) -> Status:
-        """CONVERGED where an answer was accepted and going on came to nothing; else the status itself."""
-        if not status.done or status.ok or self.accepted is None:
+        """CONVERGED where an answer was accepted and going on came to nothing, but for want of time; else the status itself."""
+        if not status.done or status.ok or status is Status.MAX_SECONDS or self.accepted is None:
             return status
         (self.state, self.solver, self.found, self.details), self.sentence = self.accepted, ""
         return Status.CONVERGED
