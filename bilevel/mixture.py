@@ -49,7 +49,7 @@ class Mixture:
 
     def __call__(self, x: Any, y: Any, *batch: Any) -> Tensor:
         p, losses = self.weights(x), self.losses(y, *batch)
-        if not isinstance(losses, Tensor) or losses.ndim != 1 or losses.shape != p.shape:
+        if not isinstance(losses, Tensor) or losses.shape != p.shape or losses.device.type == "meta":
             got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
             raise ProblemError(f"Mixture: losses: expected {len(p)} losses, one a weight, as a 1-D tensor, got {got}")
         return p.to(losses.dtype) @ losses

@@ -258,7 +258,7 @@ class BilevelProblem(Problem):
         if self.features & (Feature.LIVE | Feature.UPPER_EQUALITY | Feature.UPPER_INEQUALITY):
             return {}
         oracle, x, y, _ = self.read(point)
-        _, x0, y0, _ = self.read(start)
+        x0, y0 = (checked_start(n, getattr(start, n), oracle.variables[n]) for n in ("x", "y"))
         return progress.shares(oracle, (x, y), point.multipliers, (x0, y0), found or {})
 
     def check(self, start: Point | None = None) -> derivatives.Report:

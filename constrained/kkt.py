@@ -74,10 +74,10 @@ def _values(oracle: ConstrainedOracle, x: Vec) -> list[Tensor]:
 
 def _first(oracle: ConstrainedOracle, x: Vec, generator: torch.Generator) -> list[Finding]:
     """grad f and J'w from values."""
-    findings = []
+    findings, along = [], [direction(x, generator)]
     for part in _parts(oracle):
         label = f"{part.name}: {'gradient' if isinstance(part, Objective) else 'Jacobian'}"
-        findings += looks.compared(_scalar(oracle, part, x, generator), (x,), [label], generator)
+        findings += looks.compared(_scalar(oracle, part, x, generator), (x,), [label], along)
     return findings
 
 

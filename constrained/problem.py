@@ -144,20 +144,21 @@ class ConstrainedProblem(Problem):
         Multipliers that the point does not bring are taken as the least-squares ones.
         """
         oracle, x, suffix = self._read(point)
-        found = kkt.residuals(oracle, x, point.multipliers or Multipliers())
-        return {f"{name}{suffix}" if name != "feasibility" else name: value for name, value in found.items()}
+        return self._renamed(kkt.residuals(oracle, x, point.multipliers or Multipliers()), suffix)
 
     def certify(self, point: Point) -> dict[str, float]:
         """`residuals`; and, where a first derivative is not that of its function, its relative error, `objective: gradient`."""
         oracle, x, suffix = self._read(point)
-        return self.residuals(point) | {f"{name}{suffix}": error for name, error in kkt.wrong(oracle, x).items()}
+        found = kkt.residuals(oracle, x, point.multipliers or Multipliers())
+        return self._renamed(found, suffix) | {f"{name}{suffix}": error for name, error in kkt.wrong(oracle, x).items()}
 
     def progress(self, point: Point, start: Point, found: Mapping[str, float] | None = None) -> dict[str, float]:
         """`stationarity` and `feasibility`: the share of the improvement since the start that may be missing, to first order, and
         the violation in the change since the start; see `constrained.progress`.
         """
         oracle, x, _ = self._read(point)
-        return progress.shares(oracle, x, point.multipliers or Multipliers(), self._read(start)[1])
+        x0 = checked_start("x", start.x, oracle.variables["x"])
+        return progress.shares(oracle, x, point.multipliers or Multipliers(), x0)
 
     def check(self, start: Point | None = None) -> kkt.Report:
         """Compare every derivative with finite differences at the start, or at a given point, and near it."""
@@ -169,6 +170,10 @@ class ConstrainedProblem(Problem):
         if not isinstance(self.x, torch.nn.Module):
             raise OptionError("module(): x of this problem is not an nn.Module")
         return module_with(self.x, point.x)
+
+    @staticmethod
+    def _renamed(found: dict[str, float], suffix: str) -> dict[str, float]:
+        return {f"{name}{suffix}" if name != "feasibility" else name: value for name, value in found.items()}
 
     def _read(self, point: Point) -> tuple[ConstrainedOracle, Vec, str]:
         """An oracle on all of the data (on the first batch of a stream: suffix `_estimate`), and the point."""

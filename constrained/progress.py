@@ -95,11 +95,16 @@ def decrease(
 def shares(oracle: ConstrainedOracle, x: Vec, given: Multipliers, start: Vec) -> dict[str, float]:
     """stationarity and feasibility, as above; of the multipliers given and the least-squares ones, those that make it least."""
     found = _shares(oracle, x, given, start)
-    estimable = x.size * (oracle.tape(x, oracle.f.draw(0)).m + 1) <= DENSE
-    if not found["stationarity"] <= 1e-3 and (oracle.c is not None or oracle.h is not None) and estimable:
+    if not found["stationarity"] <= 1e-3 and (oracle.c is not None or oracle.h is not None) and _estimable(oracle, x):
         other = _shares(oracle, x, Multipliers(), start)
         return other if other["stationarity"] < found["stationarity"] else found
     return found
+
+
+def _estimable(oracle: ConstrainedOracle, x: Vec) -> bool:
+    """Least-squares multipliers take a dense Jacobian that is small enough."""
+    tape = oracle.tape(x, oracle.f.draw(0))
+    return x.size * (tape.m + 1) <= DENSE and not tape.J.sparse
 
 
 def _shares(oracle: ConstrainedOracle, x: Vec, given: Multipliers, start: Vec) -> dict[str, float]:
@@ -142,9 +147,9 @@ def _violation(oracle: ConstrainedOracle, x: Vec, values: Tensor, before: Tensor
     violated = torch.cat([values[:m].abs(), values[m:].clamp(min=0)])
     scale = (values - before).abs()
     if x.size * len(values) <= DENSE:
-        rows = [oracle.tape(x, oracle.f.draw(0)).jacobian] if m else []
-        rows += [kkt.inequality_jacobian(oracle, x)] if oracle.h is not None else []
-        scale = torch.maximum(scale, torch.cat(rows).double().norm(dim=1) * size)
+        norms = [oracle.tape(x, oracle.f.draw(0)).J.row_norms()] if m else []
+        norms += [kkt.inequality_jacobian(oracle, x).double().norm(dim=1)] if oracle.h is not None else []
+        scale = torch.maximum(scale, torch.cat(norms) * size)
     else:  # by differences along random directions: of a row's gradient they see its length times a normal number
         generator = torch.Generator().manual_seed(0)
         for _ in range(2):

@@ -94,11 +94,11 @@ def check(oracle: BilevelOracle, x: Vec, y: Vec) -> Report:
 
 def _first(oracle: BilevelOracle, x: Vec, y: Vec, generator: torch.Generator) -> list[Finding]:
     """d/dx and d/dy of the objectives and constraints, from values."""
-    findings = []
+    findings, along = [], [direction(v, generator) for v in (x, y)]
     for part in (oracle.f, oracle.g, *oracle.constraints.values()):
         labels = [f"{part.name}: d/d{name}" for name in NAMES]
         draw = part.draw(0) if isinstance(part, Level) else None
-        findings += looks.compared(Scalar.of(part, (x, y), NAMES, generator, draw), (x, y), labels, generator)
+        findings += looks.compared(Scalar.of(part, (x, y), NAMES, generator, draw), (x, y), labels, along)
     return findings
 
 

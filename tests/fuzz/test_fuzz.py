@@ -10,19 +10,15 @@ import pytest
 import torch
 from drawn_options import SOLVERS, made, refused, run_options_refused
 from drawn_problems import Drawn, bilevel_problems, constrained_problems, mixtures, problems
+from fuzz_profile import share
 from harness import outcome, same
-from hostile import KNOWN, Hostile, hostiles
-from hypothesis import event, given, note, settings
+from hostile import Hostile, hostiles
+from hypothesis import event, given, note
 from hypothesis import strategies as st
 from properties import ended, run
 
 from bilevel import Auto, BilevelError, BilevelProblem, OptionError, Result, Unsuitable, solve
 from constrained.core.errors import ProblemError
-
-
-def share(percent: int) -> Any:
-    """So many of a hundred examples."""
-    return settings(max_examples=max(1, settings().max_examples * percent // 100))
 
 
 @st.composite
@@ -57,13 +53,7 @@ def tried(data: st.DataObject, drawn: Drawn, hostile: Hostile | None = None) -> 
         solver, budget = data.draw(solvers_for(drawn), "solver"), data.draw(budgets(), "budget")
     except OptionError:  # candidates that exclude each other
         return
-    try:
-        result = run(drawn, solver, hostile, **budget)
-    except Exception as error:
-        if hostile is None or hostile.way not in KNOWN:
-            raise
-        event(f"known: {hostile.way}: {type(error).__name__}")
-        return
+    result = run(drawn, solver, hostile, **budget)
     event(type(result).__name__ if not isinstance(result, Result) else result.status.name)
     note(f"{result}, {drawn.calls.count} calls")
 

@@ -31,8 +31,12 @@ class Constraint:
 
     def evaluate(self, args: Sequence[Tree]) -> Tensor:
         out = self.own.value(*args)
-        if not isinstance(out, Tensor) or out.ndim > 1 or not out.is_floating_point():
-            got = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"{type(out).__name__} {out!r:.60}"
+        if not isinstance(out, Tensor) or out.ndim > 1 or not out.is_floating_point() or out.device.type == "meta":
+            got = (
+                f"shape {tuple(out.shape)} on {out.device.type}"
+                if isinstance(out, Tensor)
+                else f"{type(out).__name__} {out!r:.60}"
+            )
             raise ProblemError(f"{self.name}: expected a scalar or 1-D floating-point tensor, got {got}")
         self.m = out.numel() if self.m is None else self.m
         if out.numel() != self.m:

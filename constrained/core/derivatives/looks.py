@@ -111,19 +111,18 @@ def _moved(arg: Vec, far: float, generator: torch.Generator) -> Vec:
     return arg.add(direction(arg, generator), far * (1.0 + float(arg.norm())))
 
 
-def compared(scalar: Scalar, args: Sequence[Vec], labels: Sequence[str], generator: torch.Generator) -> list[Finding]:
-    """Its derivatives in each argument along a random direction against central differences of its values."""
+def compared(scalar: Scalar, args: Sequence[Vec], labels: Sequence[str], along: Sequence[Vec]) -> list[Finding]:
+    """Its derivatives in each argument along a direction against central differences of its values."""
     eps = torch.finfo(args[0].dtype).eps
     value, grads = scalar.gradient(args)
     findings = []
-    for i, (arg, grad, label) in enumerate(zip(args, grads, labels)):
-        d = direction(arg, generator)
+    for i, (arg, d, grad, label) in enumerate(zip(args, along, grads, labels)):
         h = eps ** (1 / 3) * max(1.0, float(arg.max_norm()))
 
-        def along(t: float, i: int = i, d: Vec = d) -> Tensor:
+        def moved(t: float, i: int = i, d: Vec = d) -> Tensor:
             return scalar.value([v.add(d, t) if j == i else v for j, v in enumerate(args)])
 
-        findings.append(compare(label, grad @ d, along, scalar.size(value), h, eps))
+        findings.append(compare(label, grad @ d, moved, scalar.size(value), h, eps))
     return findings
 
 

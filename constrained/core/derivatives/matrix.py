@@ -46,6 +46,13 @@ class Matrix:
     def __matmul__(self, v: Tensor) -> Tensor:
         return self.entries @ v if v.ndim == 1 else (self.entries @ v.mT).mT
 
+    def row_norms(self) -> Tensor:
+        """|a_i| of each row, float64."""
+        if not self.sparse:
+            return self.entries.double().norm(dim=1)
+        A = self.scipy()
+        return torch.from_numpy(np.sqrt(np.asarray(A.multiply(A).sum(1)).ravel())).to(self.entries.device)
+
     def dense(self) -> Tensor:
         return self.entries.to_dense()
 

@@ -90,8 +90,9 @@ class Objective:
         """The user's value on trees, checked to be a 0-dim tensor."""
         out = self.call(args, draw)
         tensor = isinstance(out, Tensor)
-        if not tensor or out.numel() != 1 or not out.is_floating_point():
-            got = f"shape {tuple(out.shape)}, dtype {out.dtype}" if tensor else f"{type(out).__name__} {out!r:.60}"
+        if not tensor or out.numel() != 1 or not out.is_floating_point() or out.device.type == "meta":
+            shape = f"shape {tuple(out.shape)}, dtype {out.dtype} on {out.device.type}" if tensor else ""
+            got = shape or f"{type(out).__name__} {out!r:.60}"
             raise ProblemError(f"{self.name}: expected a scalar floating-point tensor, got {got}")
         return out.reshape(())
 
@@ -225,8 +226,13 @@ def accumulated(
     total = gradients(terms[:1], args, wrt, moving=moving)
     for term in terms[1:]:
         new = gradients([term], args, wrt, moving=moving)
-        total = [b if a is None else a if b is None else a.add_(b) for a, b in zip(total, new)]
+        total = [b if a is None else a if b is None else _added(a, b) for a, b in zip(total, new)]
     return total
+
+
+def _added(a: Tensor, b: Tensor) -> Tensor:
+    """a + b in the memory of a, unless that is one number for many entries, as the gradient of a sum is."""
+    return a.add_(b) if a.is_contiguous() else a + b
 
 
 class Linearization:

@@ -17,6 +17,7 @@ from bilevel import (
     Cyclic,
     FullBatch,
     Implicit,
+    MiniBatches,
     Mixture,
     Penalty,
     Power,
@@ -322,3 +323,11 @@ def test_w_starts_anew_at_doubling_steps():
         plain[event.k] = float((event.state.w - event.state.u).norm())
     assert all(gaps[k] == plain[k] for k in range(4))
     assert [k for k in range(2, 15) if gaps[k] < gaps[k - 1]] == [4, 7, 13]
+
+
+def test_gradients_that_are_one_number_for_all_entries_add_up():
+    """The gradient of a sum is an expanded tensor, which cannot be written to: l = (sum y - 1, sum y + 2), accumulated twice."""
+    rows = MiniBatches(torch.ones(8, 1), 2)
+    linear = Mixture(lambda y, batch: torch.stack([y.sum() - batch.sum(), y.sum() + 2]))
+    what = BilevelProblem(upper=lambda x, y: (y**2).sum(), lower=linear, x=torch.zeros(2), y=torch.zeros(3), lower_data=rows)
+    assert solve(what, ScaleBiO(accumulate=2), max_steps=2).status is Status.MAX_STEPS

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset, TensorDataset
 
 from bilevel import BilevelProblem, Checkpoint, FullBatch, MiniBatches, NoData, PenaltySGD, SourceBatches, Stream, solve
-from constrained.core import checkpoint, digest, run
+from constrained.core import checkpoint, digest, running
 from constrained.core.errors import CheckpointError
 
 F64 = torch.float64
@@ -161,7 +161,7 @@ def test_a_file_of_before_there_were_digests(tmp_path):
 
 def test_once_a_run_and_only_where_it_is_saved_or_resumed(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(run, "digest", lambda sampler: asked.append(sampler) or digest.digest(sampler))
+    monkeypatch.setattr(running, "digest", lambda sampler: asked.append(sampler) or digest.digest(sampler))
     problem = fit(MiniBatches(rows(), 5))
     solve(problem, SOLVER, max_steps=3)
     assert not asked
