@@ -1,6 +1,7 @@
 """What no unit of f, c, h or x changes: which share of the improvement since the start may still be missing.
 
     stationarity   (g'(x - P_X(x - t g)) / 2 + |lam|'|c| + mu'|h| - r) / (|f(x0) - f(x)| + |lam|'|c(x0)| + mu'max(h(x0), 0))
+                   1e-8 of what f changes over the way |x - x0| is added below, for starts that are as low as the answer
     feasibility    the largest of |c_i(x)| / s_i and max(h_i(x), 0) / s_i
 
 g the gradient of the Lagrangian, t such that the step is as long as the way |x - x0| from the start: where f is a convex
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from . import kkt
+from .core.derivatives.finite_differences import direction
 from .core.problem import Multipliers
 from .core.vec import Vec
 from .oracle import ConstrainedOracle
@@ -28,6 +30,8 @@ ROUNDING = 100.0  # times eps
 TRIAL = 0.01  # of the step, where the curvature is looked at
 SEEN = 100.0  # times round-off
 FURTHEST = 1e3  # steps: no minimum is looked for beyond
+SMALL = 1e-5  # a share that needs no second thought
+FLAT = 1e-8  # of what f changes over the way from the start: less than that is no improvement
 DENSE = 1_000_000  # entries of a Jacobian, up to which its rows are measured
 
 
@@ -131,6 +135,9 @@ def _shares(oracle: ConstrainedOracle, x: Vec, given: Multipliers, start: Vec) -
     terms = abs(f) + float(here.gradient.double().norm()) * (size + way)
     rounding = ROUNDING * eps * terms
     missing = decrease(oracle.X, x, gradient(x), way, rounding, gradient) + multiplied
+    if missing > SMALL * gained:  # of nothing, where f is as low at the start: then what f changes at all over that distance
+        aside = oracle.X.project(x.add(direction(x, torch.Generator().manual_seed(3)), way))
+        gained += FLAT * abs(float(oracle.f.value((aside,), draw)) - f)
     return {
         "stationarity": share(missing, rounding, gained),
         "feasibility": _violation(oracle, x, torch.cat([c, values[0]]), torch.cat([c0, values[1]]), here.m, max(size, way)),

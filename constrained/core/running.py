@@ -26,6 +26,7 @@ from .verdict import TIMES, judged
 from .version import VERSION
 
 SHARE = 0.5  # of max_seconds, that answers and certificates may take beside it
+MORE = 4  # times what an accepted answer took, that a run spends when it goes on from there
 CLAIMS = (  # ends that the problem decides
     Status.CONVERGED,
     Status.PRECISION,
@@ -56,6 +57,7 @@ class Run:
         self.asked = solver.tolerance  # the solver's own falls where that is not enough
         self.lowered = 0  # times it fell
         self.accepted: Any = None  # state, solver and figures of an answer that stands where going on comes to nothing
+        self.enough = 0  # what was spent until then
         self.broken = False  # a live variable's gradient was not finite
         self.k = 0
         self.seconds = 0.0
@@ -95,8 +97,9 @@ class Run:
                     self.solver.terminate(self.oracle, self.state)
                 _ = [float(value) for value in self.solver.monitor(self.state).values()]
             self.k, self.seconds = header["k"], header["seconds"]
-            asked, tol, times = header.get("lowered", (None, 0.0, 0))  # absent in checkpoints of before it could be
+            asked, tol, times, enough = header.get("lowered", (None, 0.0, 0, 0))  # absent in files of before it could be
             if asked == self.asked and times:
+                self.enough = enough
                 self.solver, self.lowered = dataclasses.replace(self.solver, tol=tol), times  # pyright: ignore[reportArgumentType]
             self.oracle.calls.by.clear()
             self.oracle.calls.by.update(Calls.from_dict(header["calls"]).by)
@@ -160,7 +163,7 @@ class Run:
             "calls": self.oracle.calls.as_dict(),
             "data": {name: found for name, (found, _) in self.data.items()},
         }
-        header["lowered"] = self.asked, self.solver.tolerance, self.lowered
+        header["lowered"] = self.asked, self.solver.tolerance, self.lowered, self.enough
         header["callbacks"] = [callback.state_dict() for callback in self.stateful()]
         header["samplers"] = {name: sampler.state_dict() for name, sampler in self.samplers().items()}
         checkpoint.save(path, header, self.state, self.oracle.variables, self.ranks)
@@ -230,7 +233,14 @@ class Run:
             status = Status.MAX_STEPS
         if not status.done and self.max_seconds is not None and self.agreed(self.seconds) >= self.max_seconds:
             status = Status.MAX_SECONDS
+        if not status.done and self.enough and self.spent() > MORE * self.enough:
+            status = self.confirm(Status.STALLED)
         return self.settled(status)
+
+    def spent(self) -> int:
+        """Evaluations and products so far."""
+        total = self.oracle.calls.total()
+        return total.values + total.gradients + total.hvps + total.jvps + total.vjps
 
     def settled(self, status: Status) -> Status:
         """CONVERGED where an answer was accepted and going on came to nothing, but for want of time; else the status itself."""
@@ -258,6 +268,7 @@ class Run:
             return says.status
         if says.status.ok:
             self.accepted = copy(self.state), self.solver, self.found, self.details
+            self.enough = self.enough or self.spent()
         self.lowered += 1
         self.solver = dataclasses.replace(self.solver, tol=min(says.lower, 0.3 * self.solver.tolerance))  # pyright: ignore[reportArgumentType]
         self.timed(lambda: self.solver.sharpened(self.oracle, self.state))

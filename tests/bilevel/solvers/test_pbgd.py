@@ -178,7 +178,7 @@ def llsc(start: float) -> tuple[BilevelProblem, torch.Tensor, float]:
 
 def test_llsc_with_the_equalities_eliminated():
     problem, u, value = llsc(0.1)
-    result = solve(problem, VPBGD(), tol=1e-5)
+    result = solve(problem, VPBGD(), tol=3e-5)  # at 1e-5 rounding decides whether it arrives, or ends by PRECISION at 3e-5
     assert result.status is Status.CONVERGED, result
     assert result.fun == pytest.approx(value, abs=1e-6)
     assert float((result.x - u).norm() / u.norm()) <= 1e-4
