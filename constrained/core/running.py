@@ -200,8 +200,9 @@ class Run:
         try:
             with self.oracle.calls.counting("answer"), self.share(seconds):
                 point = self.solver.answer(self.oracle, self.state)
-        except OutOfTime:  # then where it stands
-            point = Point(getattr(self.state, "x", self.start.x), getattr(self.state, "y", self.start.y))
+        except OutOfTime:  # then where it stands, of an `Auto` its candidate
+            at = getattr(self.state, "inner", self.state)
+            point = Point(getattr(at, "x", self.start.x), getattr(at, "y", self.start.y))
         if self.live:
             return point
         return _own(point) if finite((point.x, point.y)) else self.start

@@ -127,6 +127,18 @@ def test_a_claim_without_time_for_its_certificate_is_none(clock):
     assert "no time was left for the certificate" in result.message
 
 
+def test_without_time_for_an_answer_it_is_where_the_candidate_of_an_auto_stands(clock):
+    problem = two_levels(clock)
+    events = iterate(problem, max_seconds=10**5)
+    run = next(events)._run
+    while run.k < 2:
+        next(events)
+    run.judging = 10**5  # nothing is left of the share
+    at = run.answer()
+    assert torch.equal(at.x.leaves[0], run.state.inner.x.leaves[0])
+    assert float((at.x - run.start.x).norm()) > 0
+
+
 def test_iterate_ends_with_max_seconds(clock):
     events = list(iterate(two_levels(clock), Penalty(), max_seconds=0))
     assert [event.status for event in events] == [Status.MAX_SECONDS]
