@@ -56,7 +56,8 @@ class Run:
         self.ranks = Ranks.here(next(iter(self.oracle.variables.values())).device) if self.live else None
         self.asked = solver.tolerance  # the solver's own falls where that is not enough
         self.lowered = 0  # times it fell
-        self.accepted: Any = None  # state, solver and figures of an answer that stands where going on comes to nothing
+        self.accepted: Any = None  # state, solver, figures and answer that stand where going on comes to nothing
+        self.judged: tuple[Any, Point] | None = None  # a state and its answer, which the problem was asked about
         self.enough = 0  # what was spent until then
         self.broken = False  # a live variable's gradient was not finite
         self.k = 0
@@ -170,7 +171,7 @@ class Run:
 
     def timed(self, work: Callable[[], Any]) -> None:
         """The solver's next state, and the time it takes. Where the time ends before, the last state stands, `late`."""
-        start = time.perf_counter()
+        start, self.judged = time.perf_counter(), None  # a step may write into the memory of the state
         left = None if self.max_seconds is None or self.live else self.max_seconds - self.seconds  # live steps move in place
         try:
             with within(left):
@@ -197,6 +198,8 @@ class Run:
         """The solver's answer, with memory of its own; the start where no finite one exists."""
         if self.state is None or (not self.live and not finite(self.state)):
             return self.start
+        if self.judged is not None and self.judged[0] is self.state:  # what the verdict is on is what is reported
+            return self.judged[1] if self.live else _own(self.judged[1])
         try:
             with self.oracle.calls.counting("answer"), self.share(seconds):
                 point = self.solver.answer(self.oracle, self.state)
@@ -247,7 +250,8 @@ class Run:
         """CONVERGED where an answer was accepted and going on came to nothing, but for want of time; else the status itself."""
         if not status.done or status.ok or status is Status.MAX_SECONDS or self.accepted is None:
             return status
-        (self.state, self.solver, self.found, self.details), self.sentence = self.accepted, ""
+        (self.state, self.solver, self.found, self.details, answer), self.sentence = self.accepted, ""
+        self.judged = self.state, answer
         return Status.CONVERGED
 
     def confirm(self, claim: Status) -> Status:
@@ -255,7 +259,8 @@ class Run:
         solver goes on with a lower tolerance.
         """
         try:
-            point = self.problem.finish(self.answer())
+            answer = self.answer()
+            self.judged, point = (self.state, answer), self.problem.finish(answer)
             with self.share():
                 self.found = self.problem.certify(point)
                 says = judged(self.problem, point, self.problem.finish(self.start), claim, self.found, self.asked)
@@ -268,7 +273,7 @@ class Run:
         if says.lower is None or claim is not Status.CONVERGED or self.lowered >= TIMES:
             return says.status
         if says.status.ok:
-            self.accepted = copy(self.state), self.solver, self.found, self.details
+            self.accepted = copy(self.state), self.solver, self.found, self.details, answer
             self.enough = self.enough or self.spent()
         self.lowered += 1
         self.solver = dataclasses.replace(self.solver, tol=min(says.lower, 0.3 * self.solver.tolerance))  # pyright: ignore[reportArgumentType]

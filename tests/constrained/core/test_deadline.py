@@ -127,6 +127,25 @@ def test_a_claim_without_time_for_its_certificate_is_none(clock):
     assert "no time was left for the certificate" in result.message
 
 
+def test_what_was_certified_is_what_is_reported(clock, monkeypatch):
+    """The certificate takes all that is left: the answer is not made anew without time."""
+    problem = two_levels(clock)
+    certify, certified = BilevelProblem.certify, []
+
+    def slow(self, point):
+        found = certify(self, point)
+        clock.calls += 10**6
+        certified.append(point)
+        return found
+
+    monkeypatch.setattr(BilevelProblem, "certify", slow)
+    monkeypatch.setattr(BilevelProblem, "progress", lambda *_: {})
+    result = solve(problem, Penalty(), tol=1e-3, max_seconds=10**6)
+    assert result.status is Status.CONVERGED
+    assert torch.equal(result.x, certified[-1].x)
+    assert torch.equal(result.y, certified[-1].y)
+
+
 def test_without_time_for_an_answer_it_is_where_the_candidate_of_an_auto_stands(clock):
     problem = two_levels(clock)
     events = iterate(problem, max_seconds=10**5)
