@@ -23,16 +23,15 @@ from constrained.descent import residual
 from constrained.descent.newton_cg import NewtonCG
 from constrained.linear.diagonal import Diagonal
 from constrained.progress import ROUNDING, decrease, share
-from constrained.sets.tangent import has_tangent, tangent
+from constrained.sets.tangent import has_tangent
 
-from ..hypergradients.adjoint import adjoint
 from ..lower.coupled_set import coupled
 from ..lower.regularised_value import solve_constrained_lower
 from ..lower.solution import UNKNOWNS, Lower, solve_lower
 from ..oracle import BilevelOracle
 from . import lower_kkt
 from .derivatives import twice
-from .residuals import penalised_estimate
+from .residuals import by_implicit_differentiation, penalised_estimate
 
 POLISH = 1e-3  # of the lower residual, to which the lower level is solved further
 ACCURATE = 1e-9  # of the lower residual at the start, to which responses are solved
@@ -94,11 +93,8 @@ class Levels:
         if self.coupled:
             gradient = lower_kkt.hypergradient(oracle, x, y, self.given)
         elif has_tangent(oracle.Y) and twice(oracle, x, y):
-            f_x, f_y = oracle.f.grad(x, y)
-            at = oracle.g.at(x, y)
-            face = tangent(oracle.Y, y - at.y)
-            v = adjoint(at, f_y, torch.finfo(y.dtype).eps ** 0.75 * float(f_y.norm()), face=face)
-            gradient = f_x - at.xy(v.x) if math.isfinite(v.residual) else None
+            found, _, v, _ = by_implicit_differentiation(oracle, x, y)
+            gradient = found if math.isfinite(v.residual) else None
         else:
             gradient = penalised_estimate(oracle, x, y)
         return gradient if gradient is not None and bool(gradient.finite()) else None

@@ -27,12 +27,12 @@ from constrained.core.live import LiveVec
 from constrained.core.problem import Multipliers
 from constrained.core.vec import Vec
 from constrained.descent import LBFGS, minimise, residual
-from constrained.linear import LinearStatus
+from constrained.linear import LinearSolution, LinearStatus
 from constrained.sets.tangent import has_tangent, tangent
 
 from ..hypergradients.adjoint import adjoint
 from ..lower.solution import UNKNOWNS, solve_lower
-from ..oracle import BilevelOracle
+from ..oracle import BilevelOracle, LevelAt
 from . import lower_kkt
 from .derivatives import twice
 
@@ -62,18 +62,22 @@ def _by_second_derivatives(oracle: BilevelOracle, x: Vec, y: Vec) -> dict[str, f
     """lower, upper, optimism or linear; None where g has no second derivatives, or too many."""
     if not has_tangent(oracle.Y) or not twice(oracle, x, y):
         return None
-    found = {}
-    f_x, f_y = oracle.f.grad(x, y)
-    lower = oracle.g.at(x, y)
-    found["lower"] = residual(oracle.Y, y, lower.y)
-    face = tangent(oracle.Y, y - lower.y)
-    v = adjoint(lower, f_y, torch.finfo(y.dtype).eps ** 0.75 * float(f_y.norm()), face=face)
-    found["upper"] = residual(oracle.X, x, f_x - lower.xy(v.x)) if math.isfinite(v.residual) else math.nan
+    gradient, lower, v, size = by_implicit_differentiation(oracle, x, y)
+    found = {"lower": residual(oracle.Y, y, lower.y)}
+    found["upper"] = residual(oracle.X, x, gradient) if math.isfinite(v.residual) else math.nan
     if v.reason is LinearStatus.LEAST_SQUARES:
         found["optimism"] = v.residual
-    elif v.reason is not LinearStatus.SOLVED and not v.residual <= 1e-3 * float(f_y.norm()):
+    elif v.reason is not LinearStatus.SOLVED and not v.residual <= 1e-3 * size:
         found["linear"] = v.residual
     return found
+
+
+def by_implicit_differentiation(oracle: BilevelOracle, x: Vec, y: Vec) -> tuple[Vec, LevelAt, LinearSolution, float]:
+    """grad Phi = f_x - g_xy v; g at (x, y); v, the least-norm solution of g_yy v = f_y; |f_y|."""
+    f_x, f_y = oracle.f.grad(x, y)
+    lower, size = oracle.g.at(x, y), float(f_y.norm())
+    v = adjoint(lower, f_y, torch.finfo(y.dtype).eps ** 0.75 * size, face=tangent(oracle.Y, y - lower.y))
+    return f_x - lower.xy(v.x), lower, v, size
 
 
 def renamed(found: dict[str, float], sampled: Collection[str]) -> dict[str, float]:

@@ -66,16 +66,7 @@ class FaceLBFGS(Method):
         if isinstance(found, DescentStatus):
             return replace(s, memory=pairs, reason=found)
         x, value, p, t = found
-        return Descent(
-            k=s.k + 1,
-            x=x,
-            value=value,
-            gradient=p,
-            residual=float(p.norm()),
-            memory=known.add(x - s.x, p - s.gradient, p, t, longest(x, p, float(p.norm()))),
-            recent=(),
-            reason=DescentStatus.RUNNING,
-        )
+        return s.moved(x, value, p, float(p.norm()), known.add(x - s.x, p - s.gradient, p, t, longest(x, p, float(p.norm()))))
 
 
 def along(objective: ValueAndGradient, X: ConvexSet) -> ValueAndGradient:

@@ -55,16 +55,7 @@ class LBFGS(Method):
                 return replace(s, memory=pairs, reason=found)
         x, value, g, t = found
         norm = float(g.norm())
-        return Descent(
-            k=s.k + 1,
-            x=x,
-            value=value,
-            gradient=g,
-            residual=norm,
-            memory=pairs.add(x - s.x, g - s.gradient, g, t, longest(x, g, norm)),
-            recent=(),
-            reason=sane(value, norm),
-        )
+        return s.moved(x, value, g, norm, pairs.add(x - s.x, g - s.gradient, g, t, longest(x, g, norm)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,17 +120,7 @@ class ProjectedLBFGS(Method):
             return replace(s, memory=pairs, reason=found)
         new, value, g, t = found
         norm = residual(X, new, g)
-        return Descent(
-            k=s.k + 1,
-            x=new,
-            value=value,
-            gradient=g,
-            residual=norm,
-            memory=pairs.add(new - x, g - s.gradient, g, t, longest(new, g, norm), free),
-            recent=(),
-            reason=sane(value, norm),
-            free=free,
-        )
+        return s.moved(new, value, g, norm, pairs.add(new - x, g - s.gradient, g, t, longest(new, g, norm), free), free=free)
 
 
 def unbound(X: ConvexSet, s: Descent) -> Vec:

@@ -62,6 +62,30 @@ class Descent:
     reason: DescentStatus
     free: Vec | None = None
 
+    def moved(
+        self,
+        x: Vec,
+        value: float,
+        gradient: Vec,
+        residual: float,
+        memory: Pairs | float,
+        *,
+        recent: tuple[float, ...] = (),
+        free: Vec | None = None,
+    ) -> Descent:
+        """The state after a step to x; NONFINITE where its value or residual is."""
+        return Descent(
+            k=self.k + 1,
+            x=x,
+            value=value,
+            gradient=gradient,
+            residual=residual,
+            memory=memory,
+            recent=recent,
+            reason=sane(value, residual),
+            free=free,
+        )
+
     @staticmethod
     def blank(x: Vec) -> Descent:
         """At x, where nothing was evaluated yet."""

@@ -137,17 +137,7 @@ class NewtonCG(Method):
         norm = residual(X, x, g)
         if straight(x - s.x, g - s.gradient, g):
             length = min(LONGER * t * length, longest(x, g, norm))
-        return Descent(
-            k=s.k + 1,
-            x=x,
-            value=value,
-            gradient=g,
-            residual=norm,
-            memory=length,
-            recent=(),
-            reason=DescentStatus.RUNNING,
-            free=free,
-        )
+        return s.moved(x, value, g, norm, length, free=free)
 
     def _direction(self, product: Operator, s: Descent, free: Vec | None, settled: bool) -> tuple[Vec, float]:
         """d on the free entries (None: all of them), and the first step length of CG; 0 where that was not positive. Not

@@ -58,13 +58,4 @@ class SPG(Method):
         dx, dg = x - s.x, g - s.gradient
         lam = LONGER * t * lam if straight(dx, dg, g) else max(float(dx @ dx) / float(dx @ dg), 1e-10)
         norm = residual(X, x, g)
-        return Descent(
-            k=s.k + 1,
-            x=x,
-            value=value,
-            gradient=g,
-            residual=norm,
-            memory=lam,
-            recent=(*s.recent, value)[-self.window :],
-            reason=sane(value, norm),
-        )
+        return s.moved(x, value, g, norm, lam, recent=(*s.recent, value)[-self.window :])

@@ -34,9 +34,19 @@ class Clock:
         return call
 
 
+def upper(x, w):
+    return ((A[15:] @ w - b[15:]) ** 2).mean()
+
+
+def lower(x, w):
+    return ((A[:15] @ w - b[:15]) ** 2).mean() + (x.exp() * w**2).sum() + torch.cos(3 * w).sum()
+
+
+def rosenbrock(x):
+    return (100 * (x[1:] - x[:-1] ** 2) ** 2).sum() + ((1 - x) ** 2).sum()
+
+
 def two_levels(clock, **more):
-    lower = lambda x, w: ((A[:15] @ w - b[:15]) ** 2).mean() + (x.exp() * w**2).sum() + torch.cos(3 * w).sum()  # noqa: E731
-    upper = lambda x, w: ((A[15:] @ w - b[15:]) ** 2).mean()  # noqa: E731
     zeros = torch.zeros(8, dtype=F64)
     return BilevelProblem(upper=clock.counted(upper), lower=clock.counted(lower), x=zeros, y=zeros, **more)
 
@@ -45,16 +55,16 @@ def coupled(clock):
     return two_levels(clock, lower_inequality=lambda x, y: (y.sum() - x.sum() - 0.5).reshape(1))
 
 
+def in_space(clock, **constraint):
+    return ConstrainedProblem(objective=clock.counted(rosenbrock), x=torch.full((8,), -1.5, dtype=F64), **constraint)
+
+
 def ball(clock):
-    rosen = lambda x: (100 * (x[1:] - x[:-1] ** 2) ** 2).sum() + ((1 - x) ** 2).sum()  # noqa: E731
-    inequality = lambda x: (x**2).sum().reshape(1) - 1  # noqa: E731
-    return ConstrainedProblem(objective=clock.counted(rosen), inequality=inequality, x=torch.full((8,), -1.5, dtype=F64))
+    return in_space(clock, inequality=lambda x: (x**2).sum().reshape(1) - 1)
 
 
 def sphere(clock):
-    rosen = lambda x: (100 * (x[1:] - x[:-1] ** 2) ** 2).sum() + ((1 - x) ** 2).sum()  # noqa: E731
-    equality = lambda x: (x**2).sum() - 1  # noqa: E731
-    return ConstrainedProblem(objective=clock.counted(rosen), equality=equality, x=torch.full((8,), -1.5, dtype=F64))
+    return in_space(clock, equality=lambda x: (x**2).sum() - 1)
 
 
 CASES = [
@@ -120,8 +130,12 @@ def test_an_answer_in_time_keeps_its_certificate(clock):
 def test_a_claim_without_time_for_its_certificate_is_none(clock):
     """The solver takes a few calls, the certificate is made to take all of them."""
     problem = two_levels(clock)
-    slow = lambda *_: clock.__setattr__("calls", clock.calls + 10**6)  # noqa: E731
-    object.__setattr__(problem, "lower_solution", lambda x: slow() or torch.zeros(8, dtype=F64))
+
+    def slow(x):
+        clock.calls += 10**6
+        return torch.zeros(8, dtype=F64)
+
+    object.__setattr__(problem, "lower_solution", slow)
     result = solve(problem, Implicit(), max_seconds=10**5, tol=1e-3)
     assert result.status is Status.MAX_SECONDS
     assert "no time was left for the certificate" in result.message
