@@ -10,6 +10,7 @@ complementarity   |min(mu, max(-h, 0))|, where there are inequalities
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -58,13 +59,25 @@ def _scalar(oracle: ConstrainedOracle, part: Objective | Constraint, x: Vec, gen
 
 def wrong(oracle: ConstrainedOracle, x: Vec) -> dict[str, float]:
     """Relative errors of first derivatives that differ from central differences at two random points near x, by name."""
-    generator, found = torch.Generator().manual_seed(1), []
+    return looks.off_at_both(_near(oracle, x))
+
+
+def _near(oracle: ConstrainedOracle, x: Vec) -> Iterator[list[Finding]]:
+    """`_first` at two random points near x, none where a function is not finite."""
+    generator = torch.Generator().manual_seed(1)
     for _ in range(2):
         at = oracle.X.project(x.add(direction(x, generator), NEAR * (1.0 + float(x.norm()))))
-        if not all(bool(value.isfinite().all()) for value in _values(oracle, at)):
-            return {}
-        found.append(_first(oracle, at, generator))
-    return looks.off_at_both(found)
+        finite = all(bool(value.isfinite().all()) for value in _values(oracle, at))
+        yield _first(oracle, at, generator) if finite else []
+
+
+def expect_right(oracle: ConstrainedOracle, x: Vec) -> None:
+    """Raise ProblemError where a first derivative is `wrong` near x."""
+
+    def values() -> list[list[float]]:
+        return [value.reshape(-1).tolist() for value in _values(oracle, x)]
+
+    looks.expect_right(wrong(oracle, x), lambda: values() == values())
 
 
 def _values(oracle: ConstrainedOracle, x: Vec) -> list[Tensor]:

@@ -51,6 +51,7 @@ class ConstrainedProblem(Problem):
     X: ConvexSet = field(default_factory=Everywhere)
     data: Sampler = field(default_factory=NoData)
     replay: Replay | None = field(default=None, init=False, repr=False)  # of `traced`; `replace` drops it
+    _right = False  # no first derivative was wrong near a start; on the instance, not a field, so that `replace` drops it
 
     def __post_init__(self) -> None:
         for name in FUNCTIONS:
@@ -115,6 +116,9 @@ class ConstrainedProblem(Problem):
         x = self.X.project(x.detach().clone())
         _expect_rows(oracle, start and start.multipliers)
         kkt.check_start(oracle, x)
+        if not self._right:
+            kkt.expect_right(oracle, x)
+            object.__setattr__(self, "_right", True)
         return Point(x, None, start.multipliers if start else None)
 
     def fingerprint(self, oracle: ConstrainedOracle) -> list[float]:

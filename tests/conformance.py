@@ -283,7 +283,7 @@ def nan_ends_a_run(case: Case) -> None:
     for broken, share in itertools.product(functions, (0.3, 0.7)):
         limits.update(dict.fromkeys(functions, math.inf), **{broken: first[broken] + share * (calls[broken] - first[broken])})
         seen.update(dict.fromkeys(functions, 0))
-        result = run(case, sick, full=True)
+        result = run(case, dataclasses.replace(sick), full=True)  # anew, or the start is not looked at again
         assert result.status is Status.NONFINITE, f"{broken} was NaN, the run ended with {result.status.name}"
         assert finite(result), f"{broken} was NaN, the answer is not finite"
         with pytest.raises(errors.SolveFailed):

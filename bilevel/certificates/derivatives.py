@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from constrained.core.derivatives import looks
@@ -47,15 +49,27 @@ def wrong(oracle: BilevelOracle, x: Vec, y: Vec) -> dict[str, float]:
 
     Only those that are off at both, so that a kink between the points of a difference is no error.
     """
-    generator, found = torch.Generator().manual_seed(1), []
+    return looks.off_at_both(_near(oracle, x, y))
+
+
+def _near(oracle: BilevelOracle, x: Vec, y: Vec) -> Iterator[list[Finding]]:
+    """`_first` at two random points near (x, y), none where a function is not finite."""
+    generator = torch.Generator().manual_seed(1)
     for _ in range(2):  # by lengths that differ: where y(x) = x and both move alike, g_x stays 0
         ways = ((x, NEAR), (y, NEAR / 2))
         u, v = (one.add(direction(one, generator), far * (1.0 + float(one.norm()))) for one, far in ways)
         u, v = oracle.X.project(u), oracle.Y.project(v)
-        if not all(bool(level.value((u, v), level.draw(0)).isfinite()) for level in (oracle.f, oracle.g)):
-            return {}
-        found.append(_first(oracle, u, v, generator))
-    return looks.off_at_both(found)
+        finite = all(bool(level.value((u, v), level.draw(0)).isfinite()) for level in (oracle.f, oracle.g))
+        yield _first(oracle, u, v, generator) if finite else []
+
+
+def expect_right(oracle: BilevelOracle, x: Vec, y: Vec) -> None:
+    """Raise ProblemError where a first derivative is `wrong` near (x, y)."""
+
+    def values() -> list[float]:
+        return [float(level.value((x, y), level.draw(0))) for level in (oracle.f, oracle.g)]
+
+    looks.expect_right(wrong(oracle, x, y), lambda: values() == values())
 
 
 def lost_twice(oracle: BilevelOracle, x: Vec, y: Vec) -> str:

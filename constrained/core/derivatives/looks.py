@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -126,10 +126,29 @@ def compared(scalar: Scalar, args: Sequence[Vec], labels: Sequence[str], along: 
     return findings
 
 
-def off_at_both(findings: Sequence[Sequence[Finding]]) -> dict[str, float]:
-    """Relative errors of what is off at each of several points, by name: a kink within a difference is no error."""
-    bad = [{finding.name: finding.error for finding in found if not finding.ok} for found in findings]
-    return {name: min(one[name] for one in bad) for name in bad[0] if all(name in one for one in bad)}
+def off_at_both(points: Iterable[Sequence[Finding]]) -> dict[str, float]:
+    """Relative errors of what is off at each of several points, by name: a kink within a difference is no error.
+
+    Points are asked for one by one, and none after one where all is right.
+    """
+    off: dict[str, float] | None = None
+    for found in points:
+        bad = {finding.name: finding.error for finding in found if not finding.ok}
+        off = bad if off is None else {name: min(error, bad[name]) for name, error in off.items() if name in bad}
+        if not off:
+            break
+    return off or {}
+
+
+def expect_right(wrong: Mapping[str, float], repeats: Callable[[], bool]) -> None:
+    """Raise ProblemError that names the derivatives which are `wrong`, by their relative errors.
+
+    Not where an error is NaN, nor where a function has another value at the same point: no difference is to be had there.
+    """
+    told = {name: error for name, error in wrong.items() if error == error}
+    if told and repeats():
+        listed = ", ".join(f"{name} by {error:.1e}" for name, error in told.items())
+        raise ProblemError(f"derivatives: expected those of the values, got others (relative errors): {listed}; see check()")
 
 
 # -- second derivatives ---------------------------------------------------------------------------------------------------------

@@ -226,7 +226,7 @@ def directions(problem: BilevelProblem) -> dict[str, np.ndarray]:
     start = Point(torch.from_numpy(X0), torch.from_numpy(M @ X0))
     v = Vec.of(torch.from_numpy(np.linalg.solve(H, W @ (M @ X0 - A))))
     oracle = problem.oracle()
-    checked_start = problem.begin(oracle, start)
+    checked_start = Point(Vec.of(start.x), Vec.of(start.y), None)  # not `begin`, which refuses a flipped sign
     found = {}
     rep, loop, series = BORep(beta=0.0, epochs=0), SOBA(alpha=1e-3), StocBiO(alpha=1e-3, terms=400, nu=0.7)
     with torch.no_grad():

@@ -98,12 +98,13 @@ def test_gradients_are_counted_one_a_function():
     )
     solver = Penalty(tol=1e-6)
     oracle = one.oracle()
-    state = solver.init(oracle, one.begin(oracle, None))
+    start, by = one.begin(oracle, None), oracle.calls.by["solve"]
+    looks = {level: by[level].values for level in seen}  # differences at the start
+    state = solver.init(oracle, start)
     for _ in range(5):
         state = solver.step(oracle, state)
-    by = oracle.calls.by["solve"]
-    assert seen["upper"] == by["upper"].gradients
-    assert seen["lower"] == by["lower"].gradients
+    assert seen == {level: looks[level] + by[level].gradients for level in seen}
+    assert {level: by[level].values for level in seen} == looks
 
 
 def test_optimistic_lower_solution():

@@ -300,7 +300,7 @@ def test_losses_that_change_their_number_are_told():
 
     def losses(y: Tensor) -> Tensor:
         calls[0] += 1
-        return torch.stack([y.sum() ** 2] * (2 if calls[0] < 9 else 3))
+        return torch.stack([y.sum() ** 2] * (2 if calls[0] < 25 else 3))
 
     what = BilevelProblem(upper=lambda x, y: y.sum(), lower=Mixture(losses), x=torch.zeros(2), y=torch.zeros(2))
     with pytest.raises(ProblemError, match="expected 2 losses, one a weight, got 3"):
