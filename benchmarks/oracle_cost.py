@@ -130,7 +130,7 @@ def products(of: ConstrainedProblem, q: int, repeats: int) -> dict[str, float]:
     at = tape.lagrangian(lam)
     torch.manual_seed(0)
     U, V = (torch.randn(q, k, dtype=x.dtype) for k in (len(x), len(lam)))
-    s, graph = torch.autograd.grad(tape._f_out + tape._c_out @ at._lam, tape.x, create_graph=True)[0], [tape.x, at._lam]
+    s, graph = torch.autograd.grad(tape._f_out + tape._outs[0] @ at._lam, tape.x, create_graph=True)[0], [tape.x, at._lam]
 
     def gradients(x: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
         def L(x: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,7 +144,7 @@ def products(of: ConstrainedProblem, q: int, repeats: int) -> dict[str, float]:
         "library": lambda: at.products(U, V),
         "loop": lambda: [at.product(u, v) for u, v in zip(U, V)],
         "is_grads_batched": lambda: torch.autograd.grad(
-            (s, tape._c_out), graph, (U, V), retain_graph=True, allow_unused=True, is_grads_batched=True
+            (s, tape._outs[0]), graph, (U, V), retain_graph=True, allow_unused=True, is_grads_batched=True
         ),
         "torch.func": lambda: torch.func.vmap(lambda u, v: torch.func.jvp(gradients, (x, lam), (u, v))[1])(U, V),
     }

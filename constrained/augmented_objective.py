@@ -70,7 +70,7 @@ class AugmentedObjective(Reformulation):
 
     def _tapes(self, x: Vec) -> tuple[Vec, Tape, Tape | None]:
         h = self.oracle.h
-        return x, self.oracle.tape(x, self.draw), None if h is None else Tape(NOTHING, h, x)
+        return x, self.oracle.tape(x, self.draw), None if h is None else Tape(NOTHING, [h], x)
 
 
 def _twice(function: Objective | Constraint) -> None:

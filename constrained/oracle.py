@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
+import torch
 
 from .core.data import Sampler
 from .core.derivatives.constraint import Constraint
@@ -19,7 +24,7 @@ from .sets import ConvexSet
 class ConstrainedOracle(Oracle):
     """f = objective, c = equality and h = inequality (None where there is none), the set X, with one tally for all.
 
-    replay: f and c recorded before (`recorded`), in place of tapes.
+    replay: f, c and h recorded before (`recorded`), in place of tapes.
     """
 
     def __init__(
@@ -38,14 +43,37 @@ class ConstrainedOracle(Oracle):
         self.variables = {"x": x}
         self.X = X
         self.replay = replay
+        self._last: Tape | None = None
         self.f = Objective("objective", objective, self.calls, sampler=sampler, seed=seed, random=random)
         self.c = None if equality is None else Constraint("equality", equality, self.calls)
         self.h = None if inequality is None else Constraint("inequality", inequality, self.calls)
 
+    @functools.cached_property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """low and high of each entry, where X bounds entries: flat, float64, infinite without a bound."""
+        x = self.variables["x"]
+        ends = (self.X.project(x.map(lambda leaf, end=end: torch.full_like(leaf, end))) for end in (-math.inf, math.inf))
+        low, high = (end.ravel().double().cpu().numpy() for end in ends)
+        return low, high
+
     def tape(self, x: Vec, draw: Draw | None = None) -> Tape:
         """f and c at x, ready to differentiate."""
-        return Tape(self.f, self.c, x, draw) if self.replay is None else self.replay.tape(self.f, self.c, x, draw)
+        return self._tape([] if self.c is None else [self.c], x, draw)
+
+    def stacked(self, x: Vec, draw: Draw | None = None) -> Tape:
+        """f and the rows (c, h) at x, ready to differentiate; the last one again for the same object."""
+        if self._last is None or self._last.at is not x or draw is not None:
+            self._last = self._tape(self.rows, x, draw)
+        return self._last
+
+    @property
+    def rows(self) -> list[Constraint]:
+        """c and h, those there are."""
+        return [one for one in (self.c, self.h) if one is not None]
+
+    def _tape(self, rows: list[Constraint], x: Vec, draw: Draw | None) -> Tape:
+        return Tape(self.f, rows, x, draw) if self.replay is None else self.replay.tape(self.f, rows, x, draw)
 
     def recorded(self) -> Replay:
-        """f and c as programs, or why not: for an oracle of the same problem that is asked often."""
-        return Replay.of(self.f, self.c, self.variables["x"])
+        """f, c and h as programs, or why not: for an oracle of the same problem that is asked often."""
+        return Replay.of(self.f, self.rows, self.variables["x"])

@@ -2,7 +2,8 @@
 
 from .augmented_lagrangian import AugmentedLagrangian
 from .augmented_lagrangian_sgd import AugmentedLagrangianSGD
+from .interior_point import InteriorPoint
 from .reference import SLSQP, TrustConstr
 from .sketched_newton import SketchedNewton
 
-__all__ = ["SLSQP", "AugmentedLagrangian", "AugmentedLagrangianSGD", "SketchedNewton", "TrustConstr"]
+__all__ = ["SLSQP", "AugmentedLagrangian", "AugmentedLagrangianSGD", "InteriorPoint", "SketchedNewton", "TrustConstr"]

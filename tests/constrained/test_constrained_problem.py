@@ -63,7 +63,7 @@ KINDS = {
 def tape(kind: str) -> Tape:
     objective, equality = KINDS[kind]
     calls = Calls()
-    return Tape(Objective("objective", objective, calls), Constraint("equality", equality, calls), Vec.of(X0))
+    return Tape(Objective("objective", objective, calls), [Constraint("equality", equality, calls)], Vec.of(X0))
 
 
 # -- the tape ---------------------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_large_hessians_agree_with_products():
     calls = Calls()
     one = Tape(
         Objective("objective", lambda x: torch.log1p((A @ x) ** 2).sum(), calls),
-        Constraint("equality", lambda x: x.sum() ** 2 - 1, calls),
+        [Constraint("equality", lambda x: x.sum() ** 2 - 1, calls)],
         Vec.of(torch.linspace(-1, 1, n, dtype=F64)),
     )
     at = one.lagrangian(torch.ones(1, dtype=F64))
@@ -108,7 +108,7 @@ def test_large_hessians_agree_with_products():
 
 def test_linear_functions_have_no_curvature():
     calls = Calls()
-    one = Tape(Objective("objective", lambda x: x.sum(), calls), Constraint("equality", lambda x: x[0] - 1, calls), Vec.of(X0))
+    one = Tape(Objective("objective", lambda x: x.sum(), calls), [Constraint("equality", lambda x: x[0] - 1, calls)], Vec.of(X0))
     at = one.lagrangian(torch.ones(1, dtype=F64))
     assert torch.equal(at.hessian, torch.zeros(4, 4, dtype=F64))
     top, bottom = at.product(torch.ones(4, dtype=F64), torch.ones(1, dtype=F64))
@@ -117,14 +117,14 @@ def test_linear_functions_have_no_curvature():
 
 
 def test_without_constraints():
-    one = Tape(Objective("objective", f, Calls()), None, Vec.of(X0))
+    one = Tape(Objective("objective", f, Calls()), [], Vec.of(X0))
     assert one.jacobian.shape == (0, 4)
     assert one.lagrangian(torch.zeros(0, dtype=F64)).hessian.shape == (4, 4)
 
 
 def test_missing_second_derivatives_are_named():
     numpy = Function.numpy(lambda x: (x**2).sum(), gradient=lambda x: 2 * x)
-    one = Tape(Objective("objective", numpy, Calls()), None, Vec.of(X0))
+    one = Tape(Objective("objective", numpy, Calls()), [], Vec.of(X0))
     torch.testing.assert_close(one.gradient, 2 * X0)
     with pytest.raises(Unsuitable, match="hvp"):
         one.lagrangian(torch.zeros(0, dtype=F64))

@@ -172,7 +172,7 @@ def test_hessians_of_mini_batches_get_the_batch():
     rows = torch.randn(8, N, generator=torch.Generator().manual_seed(1), dtype=F64)
     own = Function(lambda x, batch: 0.5 * ((batch @ x) ** 2).sum(), hessian=lambda x, batch: batch.T @ batch)
     objective = Objective("objective", own, Calls(), sampler=FullBatch(rows))
-    at = Tape(objective, None, Vec.of(AT)).lagrangian(LAM[:0])
+    at = Tape(objective, [], Vec.of(AT)).lagrangian(LAM[:0])
     close(at.product(AT, LAM[:0])[0], rows.T @ (rows @ AT))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,20 @@ def matrix(given: Any, shape: tuple[int, int], like: Tensor, name: str) -> Matri
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # torch says once that CSR tensors are in beta
             given = given.to_sparse_csr() if isinstance(given, Tensor) else _csr(given)
     return Matrix(torch.as_tensor(given).detach().to(dtype=like.dtype, device=like.device))
+
+
+def stacked(blocks: Sequence[Matrix], like: Tensor) -> Matrix:
+    """The rows of several matrices one below the other; sparse where one is. Without any: no row as long as `like`."""
+    if not blocks:
+        return Matrix(like.new_zeros(0, len(like)))
+    if len(blocks) == 1:
+        return blocks[0]
+    if any(block.sparse for block in blocks):
+        from scipy.sparse import vstack
+
+        whole = vstack([block.scipy() for block in blocks], format="csr")
+        return matrix(whole, whole.shape, like, "J")
+    return Matrix(torch.cat([block.entries for block in blocks]))
 
 
 def _csr(given: Any) -> Tensor:

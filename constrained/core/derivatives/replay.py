@@ -1,7 +1,9 @@
-"""Replay: f, c and their derivatives from recorded programs, for small problems that are solved many times.
+"""Replay: f, the constraints c and their derivatives from recorded programs, for small problems that are solved many times.
 
     first(x)       -> f, c, g = grad f, J
     joint(x, lam)  -> f, c, g, J, H = hess_xx (f + lam'c)
+
+c: the rows of all constraints; a tape of the first of them alone gets its part.
 
 Both are the tape's own operations, recorded once (`make_fx`) and run by TorchScript without Python. On HS78 (n = 5, m = 3) they
 take 0.1 and 0.2 ms, the tape 0.5 and 1.2; recording takes 0.1 to 0.5 s, the first in a process 2 s. A program is used only
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from ..vec import Vec
 from .constraint import Constraint
+from .matrix import Matrix
 from .objective import BATCHED, Draw, Objective
 from .tape import Lagrangian, Tape
 
@@ -39,7 +42,9 @@ class Unrecorded(Exception):
 
 @dataclass(frozen=True)
 class Replay:
-    """Programs for f and c of one problem, or the reason why there are none ('' where there are).
+    """Programs for f and the constraints of one problem, or the reason why there are none ('' where there are).
+
+    sizes: of each constraint, its rows.
 
     Numbers and tensors that the functions hold are those of the time of recording: record again after a change.
 
@@ -56,13 +61,15 @@ class Replay:
     first: Program | None
     joint: Program | None
     reason: str
+    sizes: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, f: Objective, c: Constraint | None, x: Vec) -> Replay:
-        """Record f and c at x. Never raises: what goes wrong is the reason."""
+    def of(cls, f: Objective, c: Sequence[Constraint], x: Vec) -> Replay:
+        """Record f and the constraints at x. Never raises: what goes wrong is the reason."""
         try:
             _fit(f, c, x)
-            at = (x.ravel().detach().clone(), torch.ones_like(Tape(f, c, x).c))
+            seen = Tape(f, c, x)
+            sizes, at = tuple(map(len, seen.split(seen.c))), (x.ravel().detach().clone(), torch.ones_like(seen.c))
             first = _recorded(lambda flat: _first(Tape(f, c, x.unravel(flat))), at[:1])
             joint = _recorded(lambda flat, lam: _joint(Tape(f, c, x.unravel(flat)), lam), at)
             _compare(first, joint, f, c, x)
@@ -70,30 +77,48 @@ class Replay:
             return cls(None, None, str(why))
         except Exception as error:  # the functions' own, and whatever recording meets
             return cls(None, None, f"recording raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-        return cls(first, joint, "")
+        return cls(first, joint, "", sizes if c else ())
 
-    def tape(self, f: Objective, c: Constraint | None, x: Vec, draw: Draw | None) -> Tape:
-        """f and c at x, replayed where there is a program."""
+    def tape(self, f: Objective, c: Sequence[Constraint], x: Vec, draw: Draw | None) -> Tape:
+        """f and c, the first of the constraints, at x, replayed where there is a program."""
         if self.first is None or self.joint is None:
             return Tape(f, c, x, draw)
-        return ReplayedTape(self.first, self.joint, f, c, x, draw)
+        return ReplayedTape(self.first, self.joint, self.sizes, f, c, x, draw)
 
 
 class ReplayedTape(Tape):
     """A tape whose numbers come from a program: those of first order when one is asked for, all at once for a Lagrangian."""
 
-    def __init__(self, first: Program, joint: Program, f: Objective, c: Constraint | None, x: Vec, draw: Draw | None):
+    def __init__(
+        self,
+        first: Program,
+        joint: Program,
+        sizes: Sequence[int],
+        f: Objective,
+        c: Sequence[Constraint],
+        x: Vec,
+        draw: Draw | None,
+    ):
         self._first, self._joint = first, joint
-        self.f, self._c, self.at, self.draw = f, c, x, f._at(draw)
+        self.f, self.constraints, self.at, self.draw = f, tuple(c), x, f._at(draw)
+        self._sizes, self._rest = sizes[: len(self.constraints)], sum(sizes[len(self.constraints) :])
         self.x = x.ravel().detach()
         f.calls.of(f.name).values += 1
         f.calls.of(f.name).rows += self.draw.rows
-        if c is not None:
-            c.calls.of(c.name).values += 1
+        for one in self.constraints:
+            one.calls.of(one.name).values += 1
 
     @functools.cached_property
     def _numbers(self) -> Sequence[Tensor]:  # f, c, g, J
-        return self._first(self.x)
+        return self._own(self._first(self.x))
+
+    def _own(self, numbers: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Without the rows of other constraints."""
+        m = sum(self._sizes)
+        return [part[:m] if i in (1, 3) and self._rest else part for i, part in enumerate(numbers)]
+
+    def split(self, w: Tensor) -> tuple[Tensor, ...]:
+        return w.split(list(self._sizes), -1)
 
     @functools.cached_property
     def value(self) -> Tensor:
@@ -110,33 +135,41 @@ class ReplayedTape(Tape):
 
     @functools.cached_property
     def jacobian(self) -> Tensor:
-        if self._c is not None:
-            self._c.calls.of(self._c.name).jacobians += 1
+        for one in self.constraints:
+            one.calls.of(one.name).jacobians += 1
         return self._numbers[3]
 
+    @functools.cached_property
+    def J(self) -> Matrix:
+        return Matrix(self.jacobian)
+
     def vjp(self, w: Tensor) -> Tensor:
-        if self._c is not None:
-            self._c.calls.of(self._c.name).vjps += 1
+        for one in self.constraints:
+            one.calls.of(one.name).vjps += 1
         return w @ self._numbers[3]
 
     def gradient_of_lagrangian(self, lam: Tensor) -> Tensor:
-        if self._c is None:
+        if not self.constraints:
             return self.gradient
         self.f.calls.of(self.f.name).gradients += 1
         return self._numbers[2] + lam @ self._numbers[3]
 
-    def lagrangian(self, lam: Tensor) -> Lagrangian:
-        *self._numbers, H = self._joint(self.x, lam.detach())
-        return ReplayedLagrangian(self, lam, H)
+    def lagrangian(self, lam: Tensor, sigma: float = 1.0) -> Lagrangian:
+        if sigma == 0:  # the programs have L = f + lam'c
+            return Tape(self.f, self.constraints, self.at, self.draw).lagrangian(lam, sigma)
+        weights = torch.cat([lam.detach() / sigma, self.x.new_zeros(self._rest)])
+        *numbers, H = self._joint(self.x, weights)
+        self._numbers = self._own(numbers)
+        return ReplayedLagrangian(self, lam, sigma, sigma * H if sigma != 1 else H)
 
 
 class ReplayedLagrangian(Lagrangian):
     """Products with the matrices themselves."""
 
-    def __init__(self, tape: ReplayedTape, lam: Tensor, H: Tensor):
-        self.tape, self.lam, self._J, self._H = tape, lam.detach(), tape._numbers[3], H
+    def __init__(self, tape: ReplayedTape, lam: Tensor, sigma: float, H: Tensor):
+        self.tape, self.lam, self.sigma, self._J, self._H = tape, lam.detach(), sigma, tape._numbers[3], H
         tape.f.calls.of(tape.f.name).gradients += 1
-        self.gradient = tape._numbers[2] + self.lam @ self._J
+        self.gradient = sigma * tape._numbers[2] + self.lam @ self._J
 
     def product(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         self._count(1)
@@ -161,9 +194,9 @@ def _joint(tape: Tape, lam: Tensor) -> tuple[Tensor, ...]:
     return *_first(tape), tape.lagrangian(lam).hessian
 
 
-def _fit(f: Objective, c: Constraint | None, x: Vec) -> None:
+def _fit(f: Objective, c: Sequence[Constraint], x: Vec) -> None:
     """Raises Unrecorded for what one look tells."""
-    own = [f.own] if c is None else [f.own, c.own]
+    own = [f.own, *(one.own for one in c)]
     if x.size > BATCHED:
         raise Unrecorded(f"{x.size} unknowns: beyond {BATCHED} the operations cost more than their overhead")
     if f.random:
@@ -200,7 +233,7 @@ def _deterministic(node: torch.fx.Node) -> None:
             raise Unrecorded(f"{node.target} {UNFIT[tag]}")
 
 
-def _compare(first: Program, joint: Program, f: Objective, c: Constraint | None, x: Vec) -> None:
+def _compare(first: Program, joint: Program, f: Objective, c: Sequence[Constraint], x: Vec) -> None:
     """Raises Unrecorded where a program and the tape differ, at x or at a random point near it with random multipliers."""
     generator = torch.Generator().manual_seed(0)
     for far in (0.0, 0.1, 1e-3):

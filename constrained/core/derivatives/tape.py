@@ -1,4 +1,4 @@
-"""f and c at a point, and every derivative of the Lagrangian L = f + lam'c there, from one graph.
+"""f and the rows c of one or several constraints at a point, and every derivative of L = sigma f + lam'c there, from one graph.
 
 With objective.py one of the two files that differentiate. Vectors are flat: x in R^n in the order of its leaves, c in R^m.
 Jacobians, Hessians and stacks of products are batched backwards of the same graph. A user's own derivatives take the place of
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,22 +20,25 @@ from ..vec import Vec
 from .constraint import Constraint
 from .function import Function
 from .leaves import no_inference_mode, shaped
-from .matrix import Matrix, matrix
+from .matrix import Matrix, matrix, stacked
 from .objective import Backward, Draw, Objective, backward, backwards, twice_missing
 
 
 class Tape:
-    """f(x) and c(x): `value` (0-dim float64), `c` (m entries). Derivatives are computed when asked for, each counted."""
+    """f(x) and c(x): `value` (0-dim float64), `c` (m entries). Derivatives are computed when asked for, each counted.
 
-    def __init__(self, f: Objective, c: Constraint | None, x: Vec, draw: Draw | None = None):
+    constraints: their rows one below the other are c.
+    """
+
+    def __init__(self, f: Objective, constraints: Sequence[Constraint], x: Vec, draw: Draw | None = None):
         no_inference_mode()
-        self.f, self._c, self.at, self.draw = f, c, x, f._at(draw)
+        self.f, self.constraints, self.at, self.draw = f, tuple(constraints), x, f._at(draw)
         f.calls.of(f.name).rows += self.draw.rows
         with torch.enable_grad():
             self.x = x.ravel().detach().requires_grad_(True)
             self._tree = x.unravel(self.x).tree()
         self._f_out = self._value_of(f, f.own.gradient is None)
-        self._c_out = self.x.new_zeros(0) if c is None else self._value_of(c, not _first_order(c.own))
+        self._outs = [self._value_of(c, not _first_order(c.own)) for c in self.constraints]
 
     def _value_of(self, part: Objective | Constraint, differentiate: bool) -> Tensor:
         """f or c, with its graph where it will be differentiated."""
@@ -53,7 +56,14 @@ class Tape:
     @functools.cached_property
     def c(self) -> Tensor:
         """c."""
-        return self._c_out.detach()
+        return self._joined([out.detach() for out in self._outs])
+
+    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
+        return parts[0] if len(parts) == 1 else torch.cat([self.x.detach().new_zeros(0), *parts])
+
+    def split(self, w: Tensor) -> tuple[Tensor, ...]:
+        """The entries of each constraint's rows, of stacks too."""
+        return (w,) if len(self._outs) == 1 else w.split([len(out) for out in self._outs], -1)
 
     @property
     def m(self) -> int:
@@ -61,8 +71,8 @@ class Tape:
 
     @property
     def parts(self) -> list[Objective | Constraint]:
-        """f, and c where there is one."""
-        return [self.f] if self._c is None else [self.f, self._c]
+        """f and the constraints."""
+        return [self.f, *self.constraints]
 
     @property
     def batch(self) -> tuple[Any, ...]:
@@ -76,64 +86,66 @@ class Tape:
         own = self.f.own.gradient
         if own is not None:
             return self.f._own_gradient([self.at], self.draw, [0])[1][0].ravel()
-        return self._backward(self._f_out, None)
+        return self._backward([(self._f_out, None)])
 
     def vjp(self, w: Tensor) -> Tensor:
         """J'w."""
-        if self._c is None:
-            return torch.zeros_like(self.x)
-        if self._c.own.vjp is not None:
-            return self._c.vjp([self.at], w)[0].ravel()
-        if self._c.own.jacobian is not None:
-            return self.J.T @ w
-        self._c.calls.of(self._c.name).vjps += 1
-        return self._backward(self._c_out, w)
+        found, pairs = torch.zeros_like(self.x), []
+        for k, (c, part) in enumerate(zip(self.constraints, self.split(w))):
+            if c.own.vjp is not None:
+                found = found + c.vjp([self.at], part)[0].ravel()
+            elif c.own.jacobian is not None:
+                found = found + self._blocks[k].T @ part
+            else:
+                c.calls.of(c.name).vjps += 1
+                pairs.append((self._outs[k], part))
+        return found + self._backward(pairs) if pairs else found
+
+    @functools.cached_property
+    def _blocks(self) -> list[Matrix]:
+        """J of each constraint, as the user gives it, dense or sparse; else dense."""
+        return [self._block(c, out) for c, out in zip(self.constraints, self._outs)]
+
+    def _block(self, c: Constraint, out: Tensor) -> Matrix:
+        c.calls.of(c.name).jacobians += 1
+        if c.own.jacobian is not None:
+            return c.matrices([self.at], len(out))[0]
+        if c.own.vjp is not None:
+            return Matrix(c.rows([self.at], torch.eye(len(out), dtype=self.x.dtype, device=self.x.device))[0])
+        return Matrix(_rows(out, self.x))
 
     @functools.cached_property
     def J(self) -> Matrix:
-        """J, m x n: as the user gives it, dense or sparse; else dense."""
-        if self._c is None or self._c.own.jacobian is None:
-            return Matrix(self.jacobian)
-        self._c.calls.of(self._c.name).jacobians += 1
-        return self._c.matrices([self.at], self.m)[0]
+        """J, m x n: sparse where the user gives one sparse; else dense."""
+        return stacked(self._blocks, self.x.detach())
 
     @functools.cached_property
     def jacobian(self) -> Tensor:
         """J, m x n, dense."""
-        if self._c is None:
-            return self.x.new_zeros(0, len(self.x))
-        if self._c.own.jacobian is not None:
-            return self.J.dense()
-        self._c.calls.of(self._c.name).jacobians += 1
-        if self._c.own.vjp is not None:
-            return self._c.rows([self.at], torch.eye(self.m, dtype=self.x.dtype, device=self.x.device))[0]
-        return _rows(self._c_out, self.x)
+        return self.J.dense()
 
-    def lagrangian(self, lam: Tensor) -> Lagrangian:
-        """grad L at (x, lam), differentiable once more."""
-        return Lagrangian(self, lam)
+    def lagrangian(self, lam: Tensor, sigma: float = 1.0) -> Lagrangian:
+        """grad (sigma f + lam'c) at (x, lam), differentiable once more."""
+        return Lagrangian(self, lam, sigma)
 
     def gradient_of_lagrangian(self, lam: Tensor) -> Tensor:
         """grad f + J'lam by one backward."""
-        if self.f.own.gradient is not None or self._c is None or _first_order(self._c.own):
+        if self.f.own.gradient is not None or not self.constraints or any(_first_order(c.own) for c in self.constraints):
             return self.gradient + self.vjp(lam)
         self.f.calls.of(self.f.name).gradients += 1
         with torch.enable_grad():
-            total = self._f_out + self._c_out @ lam.detach()
-        return self._backward(total, None)
+            total = sum((out @ part for out, part in zip(self._outs, self.split(lam.detach()))), self._f_out)
+        return self._backward([(total, None)])
 
     @functools.cached_property
-    def graphs(self) -> tuple[Tensor, Tensor]:
-        """f and c to differentiate twice; evaluated again where the user's own first derivatives were used so far.
+    def graphs(self) -> list[Tensor]:
+        """f and the constraints to differentiate twice; evaluated again where the user's own first derivatives were used so far.
 
         Raises Unsuitable where such a value has no graph of autograd: its second derivatives are not zero but unknown.
         """
-        f, c = self._f_out, self._c_out
-        if self.f.own.gradient is not None and not _twice(self.f.own):
-            f = self._grown(self.f)
-        if self._c is not None and _first_order(self._c.own) and not _twice(self._c.own):
-            c = self._grown(self._c)
-        return f, c
+        outs = [self._f_out, *self._outs]
+        used = [self.f.own.gradient is not None, *(_first_order(c.own) for c in self.constraints)]
+        return [self._grown(p) if own and not _twice(p.own) else out for p, out, own in zip(self.parts, outs, used)]
 
     def _grown(self, part: Objective | Constraint) -> Tensor:
         out = self._value_of(part, True)
@@ -141,36 +153,38 @@ class Tape:
             raise Unsuitable(f"{part.name}: its value has no graph of autograd: give Function(..., hvp=) or hessian=")
         return out
 
-    def _backward(self, out: Tensor, w: Tensor | None) -> Tensor:
-        if not out.requires_grad:
-            return torch.zeros_like(self.x)
-        return backward([out], [w], [self.x])[0]
+    def _backward(self, pairs: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+        pairs = [(out, w) for out, w in pairs if out.requires_grad]
+        return backward([out for out, _ in pairs], [w for _, w in pairs], [self.x])[0] if pairs else torch.zeros_like(self.x)
 
 
 class Lagrangian:
-    """At (x, lam): `gradient` = grad f + J'lam, `product(u, v)` = (H u + J'v, J u) with H = hess f + sum lam_i hess c_i.
+    """At (x, lam): `gradient` = sigma grad f + J'lam, `product(u, v)` = (H u + J'v, J u), H = sigma hess f + sum lam_i hess c_i.
 
     Second derivatives that the user gives are taken; the others are a backward of s = grad_x of what is left of L.
     """
 
-    def __init__(self, tape: Tape, lam: Tensor):
-        self.tape, self.lam = tape, lam.detach()
-        f, c = tape.f, tape._c
+    def __init__(self, tape: Tape, lam: Tensor, sigma: float = 1.0):
+        self.tape, self.lam, self.sigma = tape, lam.detach(), sigma
+        f, rows = tape.f, tape.constraints
         missing = [part.name for part in tape.parts if not part.own.second_order]
         if missing:
             raise Unsuitable(f"{', '.join(missing)}: second derivatives are missing: give Function(..., hvp=) or hessian=")
         self._own = [part for part in tape.parts if _twice(part.own)]
-        self._graph_J = c is None or not (_first_order(c.own) or _twice(c.own))  # J by the graph, with H of c
-        f_out, c_out = tape.graphs
+        self._graph_J = bool(rows) and not any(_first_order(c.own) or _twice(c.own) for c in rows)  # J by the graph, with H of c
+        f_out, *outs = tape.graphs
         with torch.enable_grad():
             self._lam = self.lam.clone().requires_grad_(True)
-            total = tape.x.new_zeros(()) if _twice(f.own) else f_out
-            if c is not None and not _twice(c.own):
-                total = total + c_out @ self._lam
+            total = tape.x.new_zeros(()) if _twice(f.own) or sigma == 0 else f_out if sigma == 1 else sigma * f_out
+            for c, out, part in zip(rows, outs, tape.split(self._lam)):
+                total = total if _twice(c.own) else total + out @ part
             self._s = _first(total, tape.x)
         f.calls.of(f.name).gradients += len(self._own) < len(tape.parts)  # s is a backward of its own
-        whole = self._graph_J and f.own.gradient is None and not self._own
-        self.gradient = self._s.detach() if whole else tape.gradient_of_lagrangian(self.lam)
+        whole = (self._graph_J or not rows) and f.own.gradient is None and not self._own
+        if whole:
+            self.gradient = self._s.detach()
+        else:
+            self.gradient = tape.gradient_of_lagrangian(self.lam) if sigma == 1 else sigma * tape.gradient + tape.vjp(self.lam)
 
     def product(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """(H u + J'v, J u); by one backward of the gradient map where all is autodiff."""
@@ -187,16 +201,16 @@ class Lagrangian:
 
     def _product(self, u: Tensor, v: Tensor, back: Backward) -> tuple[Tensor, Tensor]:
         tape = self.tape
-        outs = ((self._s, u), (tape._c_out, v)) if self._graph_J else ((self._s, u),)
+        outs = [(self._s, u), *(zip(tape._outs, tape.split(v)) if self._graph_J else ())]
         pairs = [(out, w) for out, w in outs if out.requires_grad and out.numel()]
         top, bottom = torch.zeros_like(u), torch.zeros_like(v)
         if pairs:
             with self._named():
                 top, bottom = back([out for out, _ in pairs], [w for _, w in pairs], [tape.x, self._lam])
-        if not self._graph_J:
+        if tape.constraints and not self._graph_J:
             top, bottom = top + tape.J.T @ v, tape.J @ u
         for part in self._own:
-            top = top + self._bend(part, u)
+            top = top + self._weight(part) * self._bend(part, u)
         return top, bottom
 
     @contextlib.contextmanager
@@ -208,6 +222,10 @@ class Lagrangian:
             raise twice_missing(", ".join(part.name for part in self.tape.parts), cause) from cause
 
     # -- the user's own ---------------------------------------------------------------------------------------------------
+    def _weight(self, part: Objective | Constraint) -> float:
+        """Of its summand in H; that of a constraint has lam in it."""
+        return self.sigma if part is self.tape.f else 1.0
+
     @property
     def explicit(self) -> bool:
         """Every summand of H is given as a matrix."""
@@ -215,7 +233,7 @@ class Lagrangian:
 
     @functools.cached_property
     def summands(self) -> dict[str, Matrix]:
-        """hess f and sum lam_i hess c_i by the names of f and c, n x n, dense or sparse: those that the user gives."""
+        """hess f and sum lam_i hess c_i by the names of f and the constraints, n x n, dense or sparse: those that the user gives."""
         given = [part for part in self.tape.parts if part.own.hessian is not None]
         return {part.name: self._matrix(part) for part in given}
 
@@ -237,8 +255,10 @@ class Lagrangian:
         return torch.stack([shaped(one, at, f"{part.name}.hvp").ravel() for one in each]).reshape(u.shape)
 
     def _beside(self, part: Objective | Constraint) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """What second derivatives get between x and v, and after v: lam for c, the batch for f."""
-        return ((), self.tape.batch) if part is self.tape.f else ((self.lam,), ())
+        """What second derivatives get between x and v, and after v: its lam for a constraint, the batch for f."""
+        if part is self.tape.f:
+            return (), self.tape.batch
+        return (dict(zip(self.tape.constraints, self.tape.split(self.lam)))[part],), ()  # pyright: ignore[reportArgumentType]
 
     @functools.cached_property
     def hessian(self) -> Tensor:
@@ -247,7 +267,7 @@ class Lagrangian:
         eye = torch.eye(len(self.tape.x), dtype=self.tape.x.dtype, device=self.tape.x.device)
         with self._named():
             rows = _rows(self._s, self.tape.x)
-        H = sum((self._bend(part, eye) for part in self._own), rows)
+        H = sum((self._weight(part) * self._bend(part, eye) for part in self._own), rows)
         return 0.5 * (H + H.T)
 
 

@@ -1,0 +1,142 @@
+"""K = [[H + D + dw I, J'], [J, -E]] factored, dw and a diagonal in E raised until it has n positive and m negative eigenvalues.
+
+Then the step is one of descent for the barrier function on the null space of J (Waechter and Biegler 2006, section 3.1). Dense K:
+Bunch and Kaufman's L B L', whose blocks tell the inertia. Sparse K: SuperLU without pivoting off the diagonal, where the
+signs of its pivots do.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.linalg import lapack
+
+from .program import Array
+
+FIRST, LEAST, MOST = 1e-4, 1e-20, 1e30  # shifts of the Hessian
+AGAIN, GROWTH, FIRST_GROWTH = 1 / 3, 8.0, 100.0
+REGULAR = 1e-8  # mu^(1/4) times that against rows that depend on one another
+PIVOT = 1e-14  # times the largest entry: a pivot that counts as zero
+
+
+@dataclass(frozen=True)
+class Factors:
+    """K's solver, the shift dw and the regularisation dc it took."""
+
+    solve: Callable[[Array], Array]
+    dw: float
+    dc: float
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """H, D (a vector), J and Sigma_s, the slacks' part, 0-length without inequalities; the others of m are equalities."""
+
+    H: Any
+    D: Array
+    J: Any
+    slack: Array
+    sparse: bool
+
+    def corner(self, dw: float, dc: float) -> Array:
+        """E."""
+        e = self.J.shape[0] - len(self.slack)
+        return np.concatenate([np.full(e, dc), dc + 1.0 / (self.slack + dw)])
+
+    def product(self, z: Array, dw: float, E: Array) -> Array:
+        """K z."""
+        n = len(self.D)
+        x, y = z[:n], z[n:]
+        return np.concatenate([self.H @ x + (self.D + dw) * x + self.J.T @ y, self.J @ x - E * y])
+
+
+def factored(matrices: Matrices, last: float, mu: float) -> Factors | None:
+    """With the smallest shift tried that gives the inertia (n, m, 0). last: the shift of before. None: there is none."""
+    n, m = len(matrices.D), matrices.J.shape[0]
+    largest = max(1.0, _largest(matrices.H), _largest(matrices.J))
+    if not math.isfinite(largest) or not np.isfinite(matrices.D).all():
+        return None
+    dw = dc = 0.0
+    while True:
+        found = _factor(matrices, dw, dc, PIVOT * largest if dc == 0.0 else 0.0)
+        if found is not None:
+            solve, positive, zero = found
+            if zero == 0 and positive == n:
+                return Factors(_refined(matrices, solve, dw, dc), dw, dc)
+            if zero > 0 and dc == 0.0 and m > len(matrices.slack):
+                dc = REGULAR * max(mu, 1e-16) ** 0.25
+                continue
+        elif dc == 0.0 and m > len(matrices.slack):
+            dc = REGULAR * max(mu, 1e-16) ** 0.25
+            continue
+        if dw == 0.0:
+            dw = FIRST if last == 0.0 else max(LEAST, last * AGAIN)
+        else:
+            dw *= FIRST_GROWTH if last == 0.0 else GROWTH
+        if dw > MOST:
+            return None
+
+
+def _largest(A: Any) -> float:
+    entries = A.data if hasattr(A, "tocsr") else A
+    return float(np.abs(entries).max(initial=0.0))
+
+
+def _refined(matrices: Matrices, solve: Callable[[Array], Array], dw: float, dc: float) -> Callable[[Array], Array]:
+    """A solve and one step of refinement, where it helps."""
+    E = matrices.corner(dw, dc)
+
+    def refined(b: Array) -> Array:
+        z = solve(b)
+        r = b - matrices.product(z, dw, E)
+        better = z + solve(r)
+        return better if np.isfinite(better).all() else z
+
+    return refined
+
+
+def _factor(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Callable[[Array], Array], int, int] | None:
+    """A solver, the number of positive pivots and of those that are zero; None: no factors, or no inertia to be had."""
+    return (_sparse if matrices.sparse else _dense)(matrices, dw, dc, floor)
+
+
+def _dense(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Callable[[Array], Array], int, int] | None:
+    n, m = len(matrices.D), matrices.J.shape[0]
+    K = np.zeros((n + m, n + m), order="F")
+    K[:n, :n] = matrices.H
+    K[n:, :n] = matrices.J
+    diagonal = np.einsum("ii->i", K)
+    diagonal[:n] += matrices.D + dw
+    diagonal[n:] = -matrices.corner(dw, dc)
+    ldl, pivots, info = lapack.dsytrf(K, lower=1, overwrite_a=1)
+    if info < 0:
+        return None
+    d, single = np.diagonal(ldl), pivots > 0
+    pairs = int((~single).sum()) // 2  # a block of two has one eigenvalue of each sign
+    ones = d[single]
+    zero = int((np.abs(ones) <= floor).sum())
+    return lambda b: lapack.dsytrs(ldl, pivots, b, lower=1)[0], int((ones > floor).sum()) + pairs, zero
+
+
+def _sparse(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Callable[[Array], Array], int, int] | None:
+    from scipy.sparse import block_array, csc_array, diags_array
+    from scipy.sparse.linalg import splu
+
+    m = matrices.J.shape[0]
+    H = matrices.H + diags_array(matrices.D + dw)
+    E = matrices.corner(dw, max(dc, 1e-14))  # a pivot on the diagonal for each equality
+    K = csc_array(block_array([[H, matrices.J.T], [matrices.J, diags_array(-E)]])) if m else csc_array(H)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            lu = splu(K, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    except RuntimeError:  # exactly singular
+        return None
+    if not np.array_equal(lu.perm_r, lu.perm_c):
+        return None
+    d = lu.U.diagonal()
+    return lu.solve, int((d > floor).sum()), int((np.abs(d) <= floor * 1e-6).sum())

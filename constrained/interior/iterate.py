@@ -1,0 +1,109 @@
+"""A point of the primal-dual iteration: x, s, the multipliers lam of C and z of the bounds, and every measure of it.
+
+L = f + lam'C - zl'(x - low) - zu'(high - x) - zs's
+phi = f - mu (sum log(x - low) + sum log(high - x) + sum log s)
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .program import Array, Values
+
+EPS = float(np.finfo(np.float64).eps)
+FAR = 1e10  # times mu / distance: where z is kept
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """Values at (x, s), and the multipliers; zl, zu are 0 where there is no bound."""
+
+    at: Values
+    lam: Array
+    zl: Array
+    zu: Array
+    zs: Array
+
+    # -- distances to bounds ------------------------------------------------------------------------------------------------
+    @functools.cached_property
+    def dl(self) -> Array:
+        """x - low; infinite without a bound."""
+        low = self.at.program.low
+        return np.maximum(self.at.x - low, EPS * np.maximum(1.0, np.abs(low)))
+
+    @functools.cached_property
+    def du(self) -> Array:
+        high = self.at.program.high
+        return np.maximum(high - self.at.x, EPS * np.maximum(1.0, np.abs(high)))
+
+    def phi(self, mu: float) -> float:
+        return barrier(self, mu) + self.at.f
+
+    # -- errors -------------------------------------------------------------------------------------------------------------
+    @functools.cached_property
+    def dual(self) -> Array:
+        """grad_x L."""
+        return self.at.g + self.at.J.T @ self.lam - self.zl + self.zu
+
+    @functools.cached_property
+    def dual_slack(self) -> Array:
+        """grad_s L."""
+        return self.lam[self.at.program.equalities :] - self.zs
+
+    def error(self, mu: float) -> float:
+        """The largest entry of the barrier problem's conditions, multipliers beyond 100 on average scaled down."""
+        zs = (self.zl, self.zu, self.zs)
+        count = len(self.lam) + sum(map(len, zs))
+        size = np.abs(self.lam).sum() + sum(float(z.sum()) for z in zs)
+        scale = max(100.0, size / max(count, 1)) / 100.0
+        lost = (self.zl > 0, self.zu > 0)
+        parts = (
+            np.abs(self.dual) / scale,
+            np.abs(self.dual_slack) / scale,
+            np.abs(self.at.C),
+            np.abs(self.zl * self.dl - mu)[lost[0]] / scale if lost[0].any() else (),
+            np.abs(self.zu * self.du - mu)[lost[1]] / scale if lost[1].any() else (),
+            np.abs(self.zs * self.at.s - mu) / scale,
+        )
+        return max((float(np.max(part, initial=0.0)) for part in parts), default=0.0)
+
+    @functools.cached_property
+    def residual(self) -> float:
+        """|(x - P(x - grad f - J'lam), c, max(h, 0), min(lam_h, max(-h, 0)))|, of the problem itself."""
+        at, p = self.at, self.at.program
+        lam = p.rows * self.lam / p.sigma
+        mu = np.maximum(lam[p.equalities :], 0.0)
+        scaled = np.concatenate([self.lam[: p.equalities], mu * p.sigma / p.rows[p.equalities :]])
+        step = at.x - (at.g + at.J.T @ scaled) / p.sigma
+        stationarity = at.x - np.clip(step, p.low, p.high)
+        h = at.raw[p.equalities :]
+        complementarity = np.minimum(mu, np.maximum(-h, 0.0))
+        return math.sqrt(float(stationarity @ stationarity) + self.violation**2 + float(complementarity @ complementarity))
+
+    @functools.cached_property
+    def violation(self) -> float:
+        """|(c, max(h, 0))|, of the problem itself."""
+        raw, e = self.at.raw, self.at.program.equalities
+        return math.hypot(float(np.linalg.norm(raw[:e])), float(np.linalg.norm(np.maximum(raw[e:], 0.0))))
+
+    # -- multipliers --------------------------------------------------------------------------------------------------------
+    def near(self, mu: float) -> Iterate:
+        """z within FAR of mu / distance."""
+
+        def kept(z: Array, d: Array) -> Array:
+            return np.where(np.isfinite(d), np.clip(z, mu / (FAR * d), FAR * mu / d), 0.0)
+
+        return replace(self, zl=kept(self.zl, self.dl), zu=kept(self.zu, self.du), zs=kept(self.zs, self.at.s))
+
+
+def barrier(it: Iterate, mu: float) -> float:
+    """-mu times the sum of logarithms."""
+    total = 0.0
+    for d in (it.dl, it.du, it.at.s):
+        finite = d[np.isfinite(d)]
+        total += float(np.log(finite).sum()) if len(finite) else 0.0
+    return -mu * total

@@ -1,0 +1,121 @@
+"""Newton's step on the conditions of the barrier problem, slacks eliminated.
+
+    [H + Sigma_x + dw I   J'] [dx  ]     [g + J'lam - mu / dl + mu / du]
+    [J                    -E] [dlam] = - [C_i - r_i / (Sigma_s + dw)_i ]     r = lam_h - mu / s, 0 for equalities
+
+    ds = -(r + dlam_h) / (Sigma_s + dw),   dz = mu / d - z -+ z / d dx,   Sigma = z / distance
+
+least_squares   lam that makes grad L least, for given z
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .inertia import Factors, Matrices, factored
+from .iterate import Iterate
+from .program import Array, Values
+
+LARGEST = 1e3  # entry of least-squares multipliers at a start; others are dropped
+
+
+@dataclass(frozen=True)
+class Step:
+    """dx, ds and the step of lam."""
+
+    dx: Array
+    ds: Array
+    dlam: Array
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.dx).all() and np.isfinite(self.ds).all() and np.isfinite(self.dlam).all())
+
+    def size(self, at: Values) -> float:
+        """The largest entry relative to 1 + |x|, and to 1 + s."""
+        moved = np.concatenate([np.abs(self.dx) / (1 + np.abs(at.x)), np.abs(self.ds) / (1 + at.s)])
+        return float(moved.max(initial=0.0))
+
+
+@dataclass(frozen=True)
+class Newton:
+    """The system at an iterate, factored for a barrier parameter; `step` for any C in place of the iterate's."""
+
+    it: Iterate
+    mu: float
+    matrices: Matrices
+    factors: Factors
+
+    @classmethod
+    def at(cls, it: Iterate, mu: float, last: float) -> Newton | None:
+        """None where no shift gives the inertia. last: the shift of the step before."""
+        matrices = Matrices(it.at.hessian(it.lam), it.zl / it.dl + it.zu / it.du, it.at.J, it.zs / it.at.s, it.at.program.sparse)
+        factors = factored(matrices, last, mu)
+        return None if factors is None else cls(it, mu, matrices, factors)
+
+    def step(self, C: Array | None = None) -> Step:
+        it, mu, e = self.it, self.mu, self.it.at.program.equalities
+        C = it.at.C if C is None else C
+        top = it.at.g + it.at.J.T @ it.lam - mu / it.dl + mu / it.du
+        r = it.lam[e:] - mu / it.at.s
+        curvature = self.matrices.slack + self.factors.dw
+        bottom = np.concatenate([C[:e], C[e:] - r / curvature])
+        z = self.factors.solve(-np.concatenate([top, bottom]))
+        dx, dlam = z[: len(top)], z[len(top) :]
+        return Step(dx, -(r + dlam[e:]) / curvature, dlam)
+
+    def bounds(self, step: Step) -> tuple[Array, Array, Array]:
+        """The steps of zl, zu, zs."""
+        it, mu = self.it, self.mu
+        dzl = mu / it.dl - it.zl - it.zl / it.dl * step.dx
+        dzu = mu / it.du - it.zu + it.zu / it.du * step.dx
+        return dzl, dzu, mu / it.at.s - it.zs - it.zs / it.at.s * step.ds
+
+    def slope(self, step: Step) -> float:
+        """The derivative of phi along the step."""
+        it, mu = self.it, self.mu
+        return float((it.at.g - mu / it.dl + mu / it.du) @ step.dx - (mu / it.at.s) @ step.ds)
+
+
+def least_squares(it: Iterate) -> Array:
+    """lam that makes |(g + J'lam - zl + zu, lam_h - zs)| least; of several the shortest, where matrices are dense."""
+    at, e = it.at, it.at.program.equalities
+    r = at.g - it.zl + it.zu
+    if at.program.sparse:
+        from scipy.sparse import eye_array
+
+        n = len(r)
+        ones = Matrices(eye_array(n, format="csr"), np.zeros(n), at.J, np.ones(len(it.zs)), True)
+        found = factored(ones, 0.0, 1.0)
+        if found is None:
+            return it.lam
+        return found.solve(np.concatenate([-r, np.zeros(e), -it.zs]))[n:]
+    rows = np.zeros((len(it.zs), len(it.lam)))
+    rows[:, e:] = np.eye(len(it.zs))
+    A, b = np.concatenate([at.J.T, rows]), np.concatenate([-r, it.zs])
+    if not (np.isfinite(A).all() and np.isfinite(b).all()):
+        return it.lam
+    return np.linalg.lstsq(A, b, rcond=1e-12)[0]
+
+
+def first_multipliers(it: Iterate) -> Iterate:
+    """Those of least squares, or 0 where they are large: at points where J is nearly singular."""
+    lam = least_squares(it)
+    large = not len(lam) or not np.isfinite(lam).all() or float(np.abs(lam).max()) > LARGEST
+    return replace(it, lam=np.zeros_like(it.lam) if large else lam)
+
+
+def polished(newton: Newton) -> Step | None:
+    """The shortest step of the system without a shift, for points near a solution where J or H is singular. Equalities alone."""
+    it = newton.it
+    n, m = len(it.at.g), len(it.lam)
+    K: Any = np.zeros((n + m, n + m))
+    K[:n, :n], K[:n, n:], K[n:, :n] = newton.matrices.H, it.at.J.T, it.at.J
+    b = -np.concatenate([it.at.g + it.at.J.T @ it.lam, it.at.C])
+    if not np.isfinite(K).all():
+        return None
+    z = np.linalg.lstsq(K, b, rcond=1e-11)[0]
+    return Step(z[:n], np.zeros(0), z[n:])

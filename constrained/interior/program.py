@@ -1,0 +1,156 @@
+"""The problem as the interior point sees it: slacks for inequalities, bounds, everything scaled, on numpy arrays.
+
+    min sigma f(x)  subject to  r c(x) = 0,  r h(x) + s = 0,  s >= 0,  low <= x <= high
+
+x: the entries that bounds do not fix. sigma and r scale gradients at the start to 100 at most; C is the vector (r c, r h + s).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core.derivatives.tape import Tape
+from ..core.vec import Vec
+from ..oracle import ConstrainedOracle
+
+LARGEST = 100.0  # gradient at the start that is not scaled down
+SCALED = 1e-8  # the smallest scale
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Program:
+    """The oracle, its sizes and bounds, and the scales."""
+
+    oracle: ConstrainedOracle
+    like: Vec  # where fixed entries are taken from
+    free: Array  # indices of the others
+    low: Array
+    high: Array
+    equalities: int
+    inequalities: int
+    sparse: bool
+    sigma: float
+    rows: Array
+
+    @classmethod
+    def of(cls, oracle: ConstrainedOracle, start: Vec, sigma: float = 1.0, rows: Array | None = None) -> Program:
+        """With the given scales; `scaled` finds them."""
+        low, high = oracle.bounds
+        tape = oracle.stacked(start)
+        m = len(tape.c)
+        inequalities = 0 if oracle.h is None else len(tape.split(tape.c)[-1])
+        free = np.flatnonzero(low < high)
+        sparse = tape.J.sparse or (any(part.own.hessian is not None for part in tape.parts) and _sparse(tape))
+        rows = np.ones(m) if rows is None else rows
+        return cls(oracle, start, free, low[free], high[free], m - inequalities, inequalities, sparse, sigma, rows)
+
+    def scaled(self, at: Values) -> Program:
+        """Scales from the gradients at a point."""
+        size = float(np.abs(at.g).max(initial=0.0))
+        steepest = abs(at.J).max(axis=1).toarray().ravel() if self.sparse else np.abs(at.J).max(axis=1, initial=0.0)
+        return replace(
+            self,
+            sigma=max(min(1.0, LARGEST / size) if size > 0 else 1.0, SCALED),
+            rows=np.maximum(LARGEST / np.maximum(steepest, LARGEST), SCALED),
+        )
+
+    @property
+    def n(self) -> int:
+        return len(self.free)
+
+    @property
+    def m(self) -> int:
+        return len(self.rows)
+
+    @functools.cached_property
+    def bounded(self) -> bool:
+        """There is a bound or an inequality."""
+        return self.inequalities > 0 or bool(np.isfinite(self.low).any() or np.isfinite(self.high).any())
+
+    def whole(self, x: Array) -> Array:
+        """x with the fixed entries."""
+        if len(x) == self.like.size:
+            return x
+        full = self.like.ravel().double().cpu().numpy().copy()
+        full[self.free] = x
+        return full
+
+    def vec(self, x: Array) -> Vec:
+        flat = self.like.ravel()
+        return self.like.unravel(torch.from_numpy(np.array(self.whole(x))).to(flat))
+
+    def flat(self, x: Vec) -> Array:
+        """The free entries."""
+        return x.ravel().double().cpu().numpy()[self.free]
+
+    def at(self, x: Array, s: Array, vec: Vec | None = None) -> Values:
+        """f and C; one call of each function. vec: x as the oracle has seen it."""
+        vec = self.vec(x) if vec is None else vec
+        return Values(self, x, s, vec, self.oracle.stacked(vec))
+
+
+class Values:
+    """f, C and what is computed from them when asked for: g = grad f, J, the Hessian of the Lagrangian; scaled."""
+
+    def __init__(self, program: Program, x: Array, s: Array, vec: Vec, tape: Tape):
+        self.program, self.x, self.s, self.vec, self.tape = program, x, s, vec, tape
+        self.value = float(tape.value)  # of f itself
+        self.raw = tape.c.double().cpu().numpy()  # of c and h themselves
+        self.f = program.sigma * self.value
+        self.C = program.rows * self.raw
+        self.C[program.equalities :] += s
+        self.theta = float(np.abs(self.C).sum())
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.f) and np.isfinite(self.theta))
+
+    @functools.cached_property
+    def g(self) -> Array:
+        return self.program.sigma * self.tape.gradient.double().cpu().numpy()[self.program.free]
+
+    @functools.cached_property
+    def J(self) -> Any:
+        """m x n, dense or scipy.sparse by rows."""
+        p = self.program
+        if p.sparse:
+            J = self.tape.J.scipy()[:, p.free]
+            return J.multiply(p.rows[:, None]).tocsr()
+        return p.rows[:, None] * self.tape.jacobian.double().cpu().numpy()[:, p.free]
+
+    @property
+    def smooth(self) -> bool:
+        """The first derivatives are finite."""
+        return bool(np.isfinite(self.g).all() and np.isfinite(self.J.data if self.program.sparse else self.J).all())
+
+    def hessian(self, lam: Array, objective: float = 1.0) -> Any:
+        """objective hess f + sum lam_i hess C_i, n x n."""
+        p = self.program
+        weights = torch.from_numpy(p.rows * lam).to(self.tape.c)
+        at = self.tape.lagrangian(weights, objective * p.sigma)
+        if not p.sparse:
+            return at.hessian.double().cpu().numpy()[np.ix_(p.free, p.free)]
+        if not at.explicit:
+            from scipy.sparse import csr_array
+
+            return csr_array(at.hessian.double().cpu().numpy()[np.ix_(p.free, p.free)])
+        parts = at.summands
+        return sum(
+            (objective * p.sigma if part is self.tape.f else 1.0) * parts[part.name].scipy() for part in self.tape.parts
+        ).tocsr()[p.free][:, p.free]  # pyright: ignore[reportAttributeAccessIssue]
+
+    def slid(self, s: Array) -> Values:
+        """The same x with other slacks."""
+        return Values(self.program, self.x, s, self.vec, self.tape)
+
+
+def _sparse(tape: Tape) -> bool:
+    """The user gives Hessians, and a sparse one."""
+    at = tape.lagrangian(torch.zeros_like(tape.c))
+    return at.explicit and any(one.sparse for one in at.summands.values())

@@ -1,0 +1,403 @@
+"""InteriorPoint: a primal-dual interior point with a filter line search; of equalities alone Newton's method with a filter.
+
+Problem
+    min f(x) subject to c(x) = 0, h(x) <= 0, low <= x <= high.
+
+Reformulation
+    Slacks s >= 0 with h + s = 0, and for mu -> 0 the barrier problem
+    min phi = f - mu (sum log(x - low) + sum log(high - x) + sum log s)  subject to  C = (c, h + s) = 0.
+    f and each row of C are scaled, so that gradients at the start are 100 at most.
+
+Algorithm (one step)
+    (1) while the error of the barrier problem <= 10 mu:  mu <- max(least, min(mu / 5, mu^1.5)), and the filter is emptied
+    (2) K = [[H + Sigma + dw I, J'], [J, -E]], dw = 0 or large enough for n positive and m negative eigenvalues
+    (3) K (dx, dlam) = -(grad phi + J'lam, C - ...), ds and dz from it
+    (4) alpha = the longest step that keeps 1 - tau of every distance to a bound, then halves of it, until the filter accepts;
+        a correction of second order at the first
+    (5) x, s, lam move by alpha, z by a length of its own
+    Where (2) or (4) fails, or steps stay short: |C|^2 is minimised until the filter accepts (restoration), or there is no less
+    of it. From an end without success: once more from the start, restored first (second attempt).
+
+Safeguards
+    lam of least squares after a step with a shift, where that makes grad L ten times smaller. Near a solution where K is
+    singular, the shortest step of the unshifted system. Every verdict is on the unscaled problem.
+
+Where it stands
+    (1) `_lower`, (2) interior/inertia.py, (3) interior/newton.py, (4) interior/filter.py, (5) `_moved`, restoration and second
+    attempt: `_restored`, `_again`, and interior/restoration.py
+
+Notation
+    n, m: entries of x that bounds do not fix, rows of C; mu is the barrier's parameter; lam = (of c, of h); D, theta in filter.py.
+
+References
+    Waechter and Biegler, Math. Program. 106, 2006 (the line search, inertia, barrier rule). Levenberg and Marquardt's method as
+    the restoration, the multipliers' reset, the polishing step and the second attempt are this library's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import Unsuitable
+from ..core.options import Positive, Steps
+from ..core.problem import Multipliers, Point
+from ..core.solver import Solver
+from ..core.states import solver_state
+from ..core.status import Feature, Status
+from ..core.vec import Vec
+from ..interior.filter import Accepted, Limits, Search, dominated, joined, longest, longest_dual
+from ..interior.iterate import EPS, Iterate
+from ..interior.newton import Newton, Step, first_multipliers, least_squares, polished
+from ..interior.program import Array, Program, Values
+from ..interior.restoration import restore
+from ..oracle import ConstrainedOracle
+
+PUSH = 1e-2  # of max(1, |bound|) and of the range: how far from bounds the start is moved
+KAPPA = 10.0  # times mu: the error at which mu falls
+SLOW, POWER = 0.2, 1.5  # mu / 5, mu^1.5
+LEAST = 1e-17  # mu
+SHORT, SHORT_STEPS = 1e-2, 3  # of the longest length: steps in a row before the restoration
+POLISH, POLISHED = 1e-4, 10  # residual from which the unshifted step is tried, times it may fail
+PATIENCE = 150  # steps without a tenth less of the residual or the violation
+RESTORATIONS = 50
+FAR, LOW = 1e15, -1e20  # |x| and f of unbounded problems
+
+
+@solver_state("InteriorPointState")
+class InteriorPointState:
+    """The iterate, the barrier's parameter, the filter; the scales; what the safeguards count."""
+
+    k: int
+    x: Vec
+    s: Tensor
+    lam: Tensor  # of the scaled rows
+    z: Tensor  # of low, high and s, one row a kind for the first two
+    zs: Tensor
+    mu: float
+    pairs: Tensor  # the filter
+    limit: float  # theta at the start
+    sigma: float
+    rows: Tensor
+    dw: float  # the last shift
+    value: float
+    residual: float
+    violation: float
+    short: int  # steps in a row that were short
+    failed: int  # polishing steps
+    restored: int
+    attempts: int
+    best: float
+    least: float  # violation
+    waited: int
+    start: Vec
+    outcome: Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
+    """Primal-dual interior point with a filter line search, for smooth problems with equalities, inequalities and bounds.
+
+    Newton's steps on the conditions of min f - mu sum log(distances to bounds), mu -> 0, exact second derivatives, the inertia of
+    each system corrected. Dense or sparse as the derivatives are given. Of sets X it takes those that bound each entry.
+
+    mu: the barrier's parameter at the start. max_outer: steps.
+
+    A step costs one evaluation with gradients, one Hessian of the Lagrangian, and one evaluation a further trial.
+
+    >>> from constrained import ConstrainedProblem, solve
+    >>> x = torch.tensor([1.0, 5.0, 5.0, 1.0], dtype=torch.float64)
+    >>> hs71 = ConstrainedProblem(
+    ...     objective=lambda x: x[0] * x[3] * (x[0] + x[1] + x[2]) + x[2],
+    ...     equality=lambda x: (x**2).sum() - 40,
+    ...     inequality=lambda x: 25 - x.prod(),
+    ...     x=x,
+    ...     X=Box(1, 5),
+    ... )
+    >>> solve(hs71, InteriorPoint()).x.round(decimals=4)
+    tensor([1.0000, 4.7430, 3.8211, 1.3794], dtype=torch.float64)
+
+    Source: Waechter and Biegler 2006; see the module for the deviations.
+    """
+
+    supports: ClassVar[Feature] = Feature.EQUALITY | Feature.INEQUALITY | Feature.X_SET
+    requires: ClassVar[Feature] = Feature(0)
+
+    tol: Positive | None = None
+    mu: Positive = 0.1
+    max_outer: Steps = 1000
+
+    @property
+    def max_steps(self) -> int | None:
+        return self.max_outer
+
+    def init(self, oracle: ConstrainedOracle, start: Point) -> InteriorPointState:
+        if not (oracle.X.whole or oracle.X.entrywise):
+            raise Unsuitable(f"InteriorPoint: of sets it takes a Box, got {type(oracle.X).__name__}")
+        rough = Program.of(oracle, start.x)
+        x = _inside(rough.flat(start.x), rough.low, rough.high)
+        moved = start.x if np.array_equal(x, rough.flat(start.x)) else None
+        program = rough.scaled(rough.at(x, np.zeros(rough.inequalities), moved))
+        return self._first(program, program.at(x, np.zeros(program.inequalities), moved), start.x, start.multipliers)
+
+    def step(self, oracle: ConstrainedOracle, state: InteriorPointState) -> InteriorPointState:
+        program = self._program(oracle, state)
+        s = replace(state, k=state.k + 1)
+        it = self._iterate(program, s)
+        if not (it.at.finite and it.at.smooth):
+            return replace(s, outcome=Status.NONFINITE)
+        s = self._lower(it, s)  # (1)
+        it = it.near(s.mu)
+        newton = Newton.at(it, s.mu, s.dw)  # (2)
+        if newton is None:
+            return self._restored(it, s, 0.9)
+        s = replace(s, dw=newton.factors.dw or s.dw)
+        step = newton.step()  # (3)
+        if not step.finite:
+            return self._restored(it, s, 0.9)
+        polish = self._polished(newton, s)
+        if polish is not None:
+            return polish
+        tau = max(0.99, 1 - s.mu)
+        length = longest(it, step, tau)
+        if step.size(it.at) < 10 * EPS:
+            found: Accepted | None = self._tiny(newton, step, length)
+        else:
+            found = Search(newton, step, s.pairs.numpy(), Limits(s.limit)).run(length, tau)  # (4)
+        if found is None:
+            return self._restored(it, s, 0.9)
+        return self._moved(newton, found, s, tau, length)  # (5)
+
+    def terminate(self, oracle: ConstrainedOracle, state: InteriorPointState) -> Status:
+        return state.outcome
+
+    def answer(self, oracle: ConstrainedOracle, state: InteriorPointState) -> Point:
+        equalities = len(state.rows) - len(state.s)
+        lam = state.rows * state.lam / state.sigma
+        dtype = state.x.ravel()
+        return Point(
+            oracle.X.project(state.x),
+            None,
+            Multipliers(
+                equality=None if oracle.c is None else lam[:equalities].to(dtype),
+                inequality=None if oracle.h is None else lam[equalities:].clamp(min=0).to(dtype),
+            ),
+        )
+
+    def sharpened(self, oracle: ConstrainedOracle, state: InteriorPointState) -> InteriorPointState:
+        return replace(state, outcome=Status.RUNNING, waited=0)
+
+    def monitor(self, state: InteriorPointState) -> dict[str, float]:
+        return {"objective": state.value, "residual": state.residual, "feasibility": state.violation, "mu": state.mu}
+
+    # -- the state and the iterate ------------------------------------------------------------------------------------------
+    def _program(self, oracle: ConstrainedOracle, s: InteriorPointState) -> Program:
+        return Program.of(oracle, s.x, s.sigma, s.rows.numpy())
+
+    def _iterate(self, program: Program, s: InteriorPointState) -> Iterate:
+        at = program.at(program.flat(s.x), s.s.numpy(), s.x)
+        return Iterate(at, s.lam.numpy(), s.z[0].numpy(), s.z[1].numpy(), s.zs.numpy())
+
+    def _first(self, program: Program, at: Values, start: Vec, given: Multipliers | None) -> InteriorPointState:
+        """The first state of an attempt: slacks and multipliers."""
+        slack = np.maximum(-at.C[program.equalities :], PUSH)
+        at = at.slid(slack)
+        it = Iterate(
+            at, np.zeros(program.m), np.isfinite(program.low) * 1.0, np.isfinite(program.high) * 1.0, np.ones(len(slack))
+        )
+        it = first_multipliers(it) if at.smooth else it
+        if given is not None:
+            parts = [part for part in (given.equality, given.inequality) if part is not None]
+            if sum(map(len, parts)) == program.m:
+                it = replace(it, lam=program.sigma * torch.cat(parts).double().cpu().numpy() / program.rows)
+        blank = InteriorPointState(
+            k=0,
+            x=at.vec,
+            s=_tensor(slack),
+            lam=_tensor(it.lam),
+            z=_tensor(np.stack([it.zl, it.zu])),
+            zs=_tensor(it.zs),
+            mu=self.mu,
+            pairs=torch.zeros(0, 2, dtype=torch.float64),
+            limit=at.theta,
+            sigma=program.sigma,
+            rows=_tensor(program.rows),
+            dw=0.0,
+            value=at.value,
+            residual=math.inf,
+            violation=math.inf,
+            short=0,
+            failed=0,
+            restored=0,
+            attempts=1,
+            best=math.inf,
+            least=math.inf,
+            waited=0,
+            start=start,
+            outcome=Status.RUNNING,
+        )
+        return self._at(blank, it)
+
+    def _at(self, s: InteriorPointState, it: Iterate) -> InteriorPointState:
+        """The state at an iterate, and the verdict there."""
+        residual, violation = it.residual, it.violation
+        outcome = Status.RUNNING
+        if not (it.at.finite and it.at.smooth):
+            outcome = Status.NONFINITE
+        elif residual <= self.tolerance:
+            outcome = Status.CONVERGED
+        elif violation <= 1e-6 and (it.at.value < LOW or float(np.abs(it.at.x).max(initial=0.0)) > FAR):
+            outcome = Status.UNBOUNDED
+        better, closer = residual <= 0.9 * s.best, violation <= 0.9 * s.least
+        return replace(
+            s,
+            x=it.at.vec,
+            s=_tensor(it.at.s),
+            lam=_tensor(it.lam),
+            z=_tensor(np.stack([it.zl, it.zu])),
+            zs=_tensor(it.zs),
+            value=it.at.value,
+            residual=residual,
+            violation=violation,
+            best=residual if better else s.best,
+            least=violation if closer else s.least,
+            waited=0 if better or closer else s.waited + 1,
+            outcome=outcome,
+        )
+
+    # -- the parts of a step ------------------------------------------------------------------------------------------------
+    def _lower(self, it: Iterate, s: InteriorPointState) -> InteriorPointState:
+        """(1); without bounds there is no barrier."""
+        if not it.at.program.bounded:
+            return replace(s, mu=LEAST)
+        mu = s.mu
+        while mu > LEAST and it.error(mu) <= KAPPA * mu:
+            mu = max(LEAST, min(SLOW * mu, mu**POWER))
+        return s if mu == s.mu else replace(s, mu=mu, pairs=s.pairs[:0])
+
+    def _tiny(self, newton: Newton, step: Step, length: float) -> Accepted | None:
+        """A step of a few round-offs is taken as it is."""
+        at, p = newton.it.at, newton.it.at.program
+        there = p.at(np.clip(at.x + length * step.dx, p.low, p.high), at.s + length * step.ds)
+        return Accepted(there, step, length, False) if there.finite and there.smooth else None
+
+    def _moved(self, newton: Newton, found: Accepted, s: InteriorPointState, tau: float, length: float) -> InteriorPointState:
+        """(5), multipliers reset where a shift left them behind."""
+        it, step = newton.it, found.step
+        dz = newton.bounds(step)
+        dual = longest_dual(it, dz, tau)
+        moved = (z + dual * d for z, d in zip((it.zl, it.zu, it.zs), dz))
+        there = Iterate(found.at, it.lam + found.alpha * step.dlam, *moved).near(s.mu)
+        if newton.factors.dw > 0 or newton.factors.dc > 0 or float(np.abs(there.lam).max(initial=0.0)) > 1e6:
+            reset = replace(there, lam=least_squares(there))
+            share = 0.1 if newton.factors.dc == 0 else 1.0
+            if _dual(reset) < share * _dual(there):
+                there = reset
+        pairs = s.pairs
+        if found.joins:
+            pairs = torch.from_numpy(joined(pairs.numpy(), it.at.theta, it.phi(s.mu)))
+        short = s.short + 1 if found.alpha < SHORT * length and found.at.theta > 0.5 * it.at.theta else 0
+        s = self._at(replace(s, pairs=pairs, short=short), there)
+        if s.outcome is not Status.RUNNING:
+            return s
+        if s.waited > PATIENCE:
+            return self._again(there, s, Status.STALLED)
+        return self._restored(there, replace(s, short=0), 0.1) if short >= SHORT_STEPS else s
+
+    def _polished(self, newton: Newton, s: InteriorPointState) -> InteriorPointState | None:
+        """The unshifted step near a solution where K needed a shift; None where it does not halve the residual."""
+        it, shifted = newton.it, newton.factors.dw > 0 or newton.factors.dc > 0
+        p = it.at.program
+        if not shifted or p.bounded or p.sparse or s.residual > POLISH or s.failed >= POLISHED:
+            return None
+        step = polished(newton)
+        if step is None:
+            return None
+        at = p.at(it.at.x + step.dx, it.at.s)
+        if at.finite and at.smooth:
+            there = replace(it, at=at, lam=it.lam + step.dlam)
+            if there.residual <= 0.5 * s.residual:
+                return self._at(s, there)
+        return None
+
+    # -- safeguards ---------------------------------------------------------------------------------------------------------
+    def _restored(self, it: Iterate, s: InteriorPointState, share: float) -> InteriorPointState:
+        """From where |C|^2 was minimised down to a share of theta that the filter accepts; or the verdict where it cannot be."""
+        theta, phi = it.at.theta, it.phi(s.mu)
+        if it.violation <= self.tolerance and theta <= 10 * self.tolerance:
+            near = s.residual <= 1e3 * self.tolerance
+            return self._again(it, s, Status.PRECISION if near else Status.LINE_SEARCH)
+        if s.restored >= RESTORATIONS:
+            return self._again(it, s, Status.STALLED)
+        pairs = joined(s.pairs.numpy(), theta, phi)
+
+        def enough(at: Values) -> bool:
+            there = replace(it, at=at)
+            return at.theta <= share * theta and not dominated(pairs, at.theta, there.phi(s.mu))
+
+        found = restore(it.at, s.mu, enough)
+        if found.stationary:
+            return self._infeasible(it, replace(s, restored=s.restored + 1), found.at)
+        if found.at.theta > 0.9 * theta:
+            return self._again(it, s, Status.STALLED)
+        ones = replace(it, at=found.at, zl=np.sign(it.zl), zu=np.sign(it.zu), zs=np.ones(len(it.zs)))
+        there = first_multipliers(replace(it, at=found.at, zl=np.minimum(it.zl, 1e3), zu=np.minimum(it.zu, 1e3)).near(s.mu))
+        there = there if np.isfinite(there.lam).all() else ones
+        return self._at(replace(s, pairs=torch.from_numpy(pairs), restored=s.restored + 1, short=0), there)
+
+    def _infeasible(self, it: Iterate, s: InteriorPointState, at: Values) -> InteriorPointState:
+        """A stationary point of the scaled violation: once more unscaled before the verdict."""
+        program = replace(at.program, rows=np.ones(len(at.program.rows)))
+        raw = at.raw[program.equalities :]
+        here = program.at(at.x, np.maximum(at.s / at.program.rows[program.equalities :], -raw), at.vec)
+        found = restore(here, s.mu, lambda there: float(np.abs(there.C).sum()) <= 0.1 * here.theta)
+        if found.stationary:
+            none = replace(it, at=found.at)
+            if none.violation <= self.tolerance:
+                return self._again(it, s, Status.STALLED)
+            return self._again(none, s, Status.LOCALLY_INFEASIBLE)
+        back = at.program.at(found.at.x, found.at.s * at.program.rows[program.equalities :], found.at.vec)
+        return self._at(replace(s, pairs=s.pairs[:0], short=0), first_multipliers(replace(it, at=back).near(s.mu)))
+
+    def _again(self, it: Iterate, s: InteriorPointState, verdict: Status) -> InteriorPointState:
+        """The second attempt: from the start with the violation reduced first; after it the verdict."""
+        ended = replace(self._at(s, it), outcome=verdict)
+        if s.attempts > 1 or not it.at.program.m:
+            return ended
+        program = it.at.program
+        x = _inside(program.flat(s.start), program.low, program.high)
+        first = program.at(x, np.zeros(program.inequalities))
+        first = first.slid(np.maximum(-first.C[program.equalities :], PUSH))
+        if not (first.finite and first.smooth):
+            return ended
+        found = restore(first, self.mu, lambda at: at.theta <= 1e-3 * first.theta)
+        if not found.at.theta <= 0.9 * first.theta:
+            return ended
+        fresh = self._first(program, found.at, s.start, None)
+        fresh = replace(fresh, limit=max(first.theta, found.at.theta))
+        return replace(fresh, k=s.k, attempts=2, restored=s.restored)
+
+
+def _dual(it: Iterate) -> float:
+    return math.hypot(float(np.linalg.norm(it.dual)), float(np.linalg.norm(it.dual_slack)))
+
+
+def _inside(x: Array, low: Array, high: Array) -> Array:
+    """x moved to PUSH max(1, |bound|) from each bound, at most to PUSH of the range."""
+    width = high - low
+    from_low = np.minimum(PUSH * np.maximum(1.0, np.abs(low)), PUSH * width)
+    from_high = np.minimum(PUSH * np.maximum(1.0, np.abs(high)), PUSH * width)
+    inner = (
+        np.where(np.isfinite(low), low + np.nan_to_num(from_low), -np.inf),
+        np.where(np.isfinite(high), high - np.nan_to_num(from_high), np.inf),
+    )
+    return np.clip(x, *inner)
+
+
+def _tensor(a: Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(a, dtype=np.float64))
