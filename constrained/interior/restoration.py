@@ -67,6 +67,11 @@ def restore(start: Values, mu: float, enough: Callable[[Values], bool]) -> Resto
     return Restored(at, _slope(_without_multipliers(at)) <= STUCK * size)
 
 
+def flat(at: Values) -> bool:
+    """|C|^2 has no slope in (x, s)."""
+    return _slope(_without_multipliers(at)) <= STATIONARY * _size(at)
+
+
 def _size(at: Values) -> float:
     return float(np.linalg.norm(at.C))
 

@@ -27,7 +27,8 @@ Where it stands
     attempt: `_restored`, `_again`, and interior/restoration.py
 
 Notation
-    n, m: entries of x that bounds do not fix, rows of C; mu is the barrier's parameter; lam = (of c, of h); D, theta in filter.py.
+    n, m: entries of x that bounds do not fix, rows of C; mu is the barrier's parameter; lam = (of c, of h); D and theta are those of
+    filter.py.
 
 References
     Waechter and Biegler, Math. Program. 106, 2006 (the line search, inertia, barrier rule). Levenberg and Marquardt's method as
@@ -55,7 +56,7 @@ from ..interior.filter import Accepted, Limits, Search, dominated, joined, longe
 from ..interior.iterate import EPS, Iterate
 from ..interior.newton import Newton, Step, first_multipliers, least_squares, polished
 from ..interior.program import Array, Program, Values
-from ..interior.restoration import restore
+from ..interior.restoration import flat, restore
 from ..oracle import ConstrainedOracle
 
 PUSH = 1e-2  # of max(1, |bound|) and of the range: how far from bounds the start is moved
@@ -66,6 +67,7 @@ SHORT, SHORT_STEPS = 1e-2, 3  # of the longest length: steps in a row before the
 POLISH, POLISHED = 1e-4, 10  # residual from which the unshifted step is tried, times it may fail
 PATIENCE = 150  # steps without a tenth less of the residual or the violation
 RESTORATIONS = 50
+STUCK = 3  # steps in a row at infeasible points where |C|^2 has no slope, before the restoration
 FAR, LOW = 1e15, -1e20  # |x| and f of unbounded problems
 
 
@@ -89,9 +91,10 @@ class InteriorPointState:
     residual: float
     violation: float
     short: int  # steps in a row that were short
+    stuck: int  # steps in a row at infeasible points stationary for |C|^2
     failed: int  # polishing steps
     restored: int
-    attempts: int
+    first: InteriorPointState | None  # how the first attempt ended, in the second
     best: float
     least: float  # violation
     waited: int
@@ -207,9 +210,8 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         """The first state of an attempt: slacks and multipliers."""
         slack = np.maximum(-at.C[program.equalities :], PUSH)
         at = at.slid(slack)
-        it = Iterate(
-            at, np.zeros(program.m), np.isfinite(program.low) * 1.0, np.isfinite(program.high) * 1.0, np.ones(len(slack))
-        )
+        zl, zu = (np.isfinite(bound) * 1.0 for bound in (program.low, program.high))
+        it = Iterate(at, np.zeros(program.m), zl, zu, np.ones(len(slack)))
         it = first_multipliers(it) if at.smooth else it
         if given is not None:
             parts = [part for part in (given.equality, given.inequality) if part is not None]
@@ -232,9 +234,10 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
             residual=math.inf,
             violation=math.inf,
             short=0,
+            stuck=0,
             failed=0,
             restored=0,
-            attempts=1,
+            first=None,
             best=math.inf,
             least=math.inf,
             waited=0,
@@ -302,12 +305,15 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         if found.joins:
             pairs = torch.from_numpy(joined(pairs.numpy(), it.at.theta, it.phi(s.mu)))
         short = s.short + 1 if found.alpha < SHORT * length and found.at.theta > 0.5 * it.at.theta else 0
-        s = self._at(replace(s, pairs=pairs, short=short), there)
+        infeasible = found.at.theta > self.tolerance and flat(found.at)
+        s = self._at(replace(s, pairs=pairs, short=short, stuck=s.stuck + 1 if infeasible else 0), there)
         if s.outcome is not Status.RUNNING:
             return s
         if s.waited > PATIENCE:
             return self._again(there, s, Status.STALLED)
-        return self._restored(there, replace(s, short=0), 0.1) if short >= SHORT_STEPS else s
+        if short >= SHORT_STEPS or s.stuck >= STUCK:
+            return self._restored(there, replace(s, short=0, stuck=0), 0.1)
+        return s
 
     def _polished(self, newton: Newton, s: InteriorPointState) -> InteriorPointState | None:
         """The unshifted step near a solution where K needed a shift; None where it does not halve the residual."""
@@ -367,7 +373,9 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
     def _again(self, it: Iterate, s: InteriorPointState, verdict: Status) -> InteriorPointState:
         """The second attempt: from the start with the violation reduced first; after it the verdict."""
         ended = replace(self._at(s, it), outcome=verdict)
-        if s.attempts > 1 or not it.at.program.m:
+        if s.first is not None:
+            return replace(s.first, k=s.k) if _better(s.first, ended) else ended
+        if not it.at.program.m:
             return ended
         program = it.at.program
         x = _inside(program.flat(s.start), program.low, program.high)
@@ -380,7 +388,13 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
             return ended
         fresh = self._first(program, found.at, s.start, None)
         fresh = replace(fresh, limit=max(first.theta, found.at.theta))
-        return replace(fresh, k=s.k, attempts=2, restored=s.restored)
+        return replace(fresh, k=s.k, first=ended, restored=0)
+
+
+def _better(one: InteriorPointState, other: InteriorPointState) -> bool:
+    """Of two ends without success: what says more of the problem, then less residual."""
+    told = [s.outcome is Status.LOCALLY_INFEASIBLE for s in (one, other)]
+    return told[0] if told[0] != told[1] else one.residual <= other.residual
 
 
 def _dual(it: Iterate) -> float:
@@ -392,11 +406,8 @@ def _inside(x: Array, low: Array, high: Array) -> Array:
     width = high - low
     from_low = np.minimum(PUSH * np.maximum(1.0, np.abs(low)), PUSH * width)
     from_high = np.minimum(PUSH * np.maximum(1.0, np.abs(high)), PUSH * width)
-    inner = (
-        np.where(np.isfinite(low), low + np.nan_to_num(from_low), -np.inf),
-        np.where(np.isfinite(high), high - np.nan_to_num(from_high), np.inf),
-    )
-    return np.clip(x, *inner)
+    least = np.where(np.isfinite(low), low + np.nan_to_num(from_low), -np.inf)
+    return np.clip(x, least, np.where(np.isfinite(high), high - np.nan_to_num(from_high), np.inf))
 
 
 def _tensor(a: Array) -> Tensor:

@@ -233,7 +233,7 @@ class Lagrangian:
 
     @functools.cached_property
     def summands(self) -> dict[str, Matrix]:
-        """hess f and sum lam_i hess c_i by the names of f and the constraints, n x n, dense or sparse: those that the user gives."""
+        """hess f and sum lam_i hess c_i by the names of f and c, n x n, dense or sparse: those that the user gives."""
         given = [part for part in self.tape.parts if part.own.hessian is not None]
         return {part.name: self._matrix(part) for part in given}
 
