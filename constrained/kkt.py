@@ -173,7 +173,7 @@ def lost_twice(oracle: ConstrainedOracle, x: Vec) -> str:
     """Why products with the Hessian of the Lagrangian are not to be had, tried once near x; '' where they are."""
     generator = torch.Generator().manual_seed(2)
     at = oracle.X.project(x.add(direction(x, generator), NEAR * (1.0 + float(x.norm()))))
-    tape = oracle.tape(at, oracle.f.draw(0))
+    tape = oracle.stacked(at, oracle.f.draw(0))
     v, lam = direction(x, generator), torch.randn(tape.m, generator=generator, dtype=torch.float64).to(tape.c)
     try:
         claim = tape.lagrangian(lam).product(v.ravel(), torch.zeros_like(lam))[0]
@@ -185,7 +185,7 @@ def lost_twice(oracle: ConstrainedOracle, x: Vec) -> str:
     eps, size = torch.finfo(x.dtype).eps, float(tape.gradient_of_lagrangian(lam).norm())
 
     def slope(t: float) -> Tensor:
-        return oracle.tape(at.add(v, t), oracle.f.draw(0)).gradient_of_lagrangian(lam)
+        return oracle.stacked(at.add(v, t), oracle.f.draw(0)).gradient_of_lagrangian(lam)
 
     if compare("", claim, slope, size, eps ** (1 / 3) * max(1.0, float(at.max_norm())), eps).ok:
         return ""

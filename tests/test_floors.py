@@ -34,6 +34,7 @@ constrained.moved
 constrained.sets
 constrained.linear
 constrained.oracle constrained.descent
+constrained.interior
 constrained.kkt constrained.progress constrained.newton constrained.augmented_objective constrained.polyhedron
 constrained.problem constrained.solvers
 constrained.recommend constrained.minimize constrained.multistart constrained.extend

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.linalg import lapack
 
 from .program import Array
 
@@ -106,6 +105,8 @@ def _factor(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Cal
 
 
 def _dense(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Callable[[Array], Array], int, int] | None:
+    from scipy.linalg import lapack
+
     n, m = len(matrices.D), matrices.J.shape[0]
     K = np.zeros((n + m, n + m), order="F")
     K[:n, :n] = matrices.H

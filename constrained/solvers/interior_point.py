@@ -27,8 +27,8 @@ Where it stands
     attempt: `_restored`, `_again`, and interior/restoration.py
 
 Notation
-    n, m: entries of x that bounds do not fix, rows of C; mu is the barrier's parameter; lam = (of c, of h); D and theta are those of
-    filter.py.
+    n, m: entries of x that bounds do not fix, rows of C; mu is the barrier's parameter; lam = (of c, of h); filter.py has D
+    and theta.
 
 References
     Waechter and Biegler, Math. Program. 106, 2006 (the line search, inertia, barrier rule). Levenberg and Marquardt's method as
