@@ -1,35 +1,37 @@
-"""SLSQP, TrustConstr and Ipopt: other people's solvers behind this library's interface, on its derivatives.
+"""Other people's solvers behind this library's interface, on its derivatives: what they share.
 
 Problem
     min f(x) subject to c(x) = 0, h(x) <= 0, low <= x <= high.
 
 Each runs as one step: what is checkpointed is the point it started from, what is counted is what it asked for, and the residuals
-decide the verdict; its own message is kept as a note. Baselines, and a second opinion.
-
-References
-    Kraft: A software package for sequential quadratic programming, DFVLR-FB 88-28, 1988 (SLSQP). Conn, Gould and Toint:
-    Trust-region methods, 2000, and Byrd, Hribar and Nocedal 1999 (trust-constr). Both through `scipy.optimize.minimize`. Waechter
-    and Biegler, Math. Program. 106, 2006 (Ipopt, through the package cyipopt).
+decide the verdict; its own message is kept as a note. Baselines, and a second opinion. `scipy_solvers`, `ipopt`, `pounce` and
+`uno` have one each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from .. import kkt
 from ..core.deadline import OutOfTime
-from ..core.errors import BilevelError, Unsuitable, extra
-from ..core.options import Positive, Steps
-from ..core.problem import Point
+from ..core.derivatives.counts import Calls
+from ..core.derivatives.function import Function
+from ..core.derivatives.objective import Objective
+from ..core.derivatives.tape import Lagrangian, Tape
+from ..core.errors import BilevelError, Unsuitable
+from ..core.moved import forward_names
+from ..core.problem import Multipliers, Point
 from ..core.solver import Solver
 from ..core.states import solver_state
 from ..core.status import Feature, Status
-from ..core.vec import Vec
+from ..core.vec import Tree, Vec
 from ..oracle import ConstrainedOracle
 
 
@@ -46,7 +48,19 @@ class ReferenceState:
     outcome: Status
 
 
-class _Reference(Solver[ConstrainedOracle, ReferenceState]):
+@dataclass(frozen=True)
+class Found:
+    """What another solver returns: x and its own words; lam and mu with the signs of L = f + lam'c + mu'h where it has them."""
+
+    x: np.ndarray
+    iterations: int
+    said: str
+    solved: bool
+    lam: np.ndarray | None = None
+    mu: np.ndarray | None = None
+
+
+class Reference(Solver[ConstrainedOracle, ReferenceState]):
     """Runs another solver in one step."""
 
     supports: ClassVar[Feature] = Feature.EQUALITY | Feature.INEQUALITY | Feature.X_SET
@@ -64,23 +78,24 @@ class _Reference(Solver[ConstrainedOracle, ReferenceState]):
     def step(self, oracle: ConstrainedOracle, state: ReferenceState) -> ReferenceState:
         view = View(oracle, state.x)
         try:
-            found, iterations, said = (view.x0, 0, "the bounds fix every entry") if view.fixed else self.run(view)
+            found = Found(view.x0, 0, "the bounds fix every entry", True) if view.fixed else self.run(view)
         except OutOfTime:
             x, said = view.vec(view.seen), "stopped at the limit of time"
             return replace(state, k=1, x=x, iterations=0, said=said, outcome=Status.MAX_SECONDS)
         except BilevelError:  # some are ValueErrors too
             raise
         except ValueError as error:  # scipy's linear algebra on NaN
-            found, iterations, said = view.x0, 0, str(error)
-        x = view.vec(found)
+            found = Found(view.x0, 0, str(error), False)
+        x = view.vec(found.x)
         tape, h = oracle.tape(x), torch.zeros(0) if oracle.h is None else oracle.h.value((x,))
         parts = (tape.value, tape.c, h, *x.leaves)
-        if not all(bool(part.isfinite().all()) for part in parts) or not (iterations or view.fixed):
-            return replace(state, k=1, iterations=iterations, said=said, outcome=Status.NONFINITE)
-        return replace(state, k=1, x=x, iterations=iterations, said=said, outcome=Status.CONVERGED)
+        state = replace(state, k=1, iterations=found.iterations, said=found.said)
+        if not all(bool(part.isfinite().all()) for part in parts) or not (found.iterations or found.solved):
+            return replace(state, outcome=Status.NONFINITE)
+        lam, mu = (None if given is None else torch.from_numpy(given).to(tape.c) for given in (found.lam, found.mu))
+        return replace(state, x=x, lam=lam, mu=mu, outcome=Status.CONVERGED)
 
-    def run(self, view: View) -> tuple[np.ndarray, int, str]:
-        """x, iterations, message."""
+    def run(self, view: View) -> Found:
         raise NotImplementedError
 
     def terminate(self, oracle: ConstrainedOracle, state: ReferenceState) -> Status:
@@ -88,14 +103,17 @@ class _Reference(Solver[ConstrainedOracle, ReferenceState]):
 
     def answer(self, oracle: ConstrainedOracle, state: ReferenceState) -> Point:
         x = oracle.X.project(state.x)
-        return Point(x, None, None if state.outcome == Status.NONFINITE else kkt.multipliers(oracle, x))
+        if state.outcome == Status.NONFINITE:
+            return Point(x)
+        theirs = state.lam is not None or state.mu is not None
+        return Point(x, None, Multipliers(state.lam, state.mu) if theirs else kkt.multipliers(oracle, x))
 
     def notes(self, state: ReferenceState) -> tuple[str, ...]:
         return (f"{type(self).__name__}: {state.said} ({state.iterations} iterations)",) if state.k else ()
 
 
 class View:
-    """The problem in numpy: flat x, and one tape for the values and derivatives asked for at one point."""
+    """The problem in numpy: flat x, and one graph for the values and derivatives asked for at one point."""
 
     def __init__(self, oracle: ConstrainedOracle, start: Vec):
         self.oracle, self.start = oracle, start
@@ -103,47 +121,96 @@ class View:
         infinite = [oracle.X.project(start.map(lambda leaf, s=s: torch.full_like(leaf, s))) for s in (-np.inf, np.inf)]
         self.low, self.high = (bound.ravel().double().cpu().numpy() for bound in infinite)
         self.seen = self.x0  # where the last gradient was asked for: of these solvers, where they stand
-        self._at: tuple[bytes, Any] | None = None
+        self._of_h = Objective("nothing", nothing(start), Calls())
+        self._at: tuple[bytes, dict[str, Any]] | None = None
 
     def vec(self, x: np.ndarray) -> Vec:
         return self.start.unravel(torch.as_tensor(np.array(x)).to(self.start.ravel()))
 
-    def tape(self, x: np.ndarray) -> Any:
+    def _once(self, x: np.ndarray, name: str, make: Callable[[], Any]) -> Any:
+        """What is made at x, made once while x stays."""
         key = np.asarray(x).tobytes()
         if self._at is None or self._at[0] != key:
-            self._at = (key, self.oracle.tape(self.vec(x)))
-        return self._at[1]
+            self._at = (key, {})
+        kept = self._at[1]
+        if name not in kept:
+            kept[name] = make()
+        return kept[name]
+
+    def tape(self, x: np.ndarray) -> Any:
+        """f and c."""
+        return self._once(x, "f, c", lambda: self.oracle.tape(self.vec(x)))
+
+    def h_tape(self, x: np.ndarray) -> Any:
+        """h, beside an objective that is zero."""
+        return self._once(x, "h", lambda: Tape(self._of_h, self.oracle.h, self.vec(x)))
 
     def f(self, x: np.ndarray) -> float:
         return float(self.tape(x).value)
 
     def gradient(self, x: np.ndarray) -> np.ndarray:
         self.seen = np.array(x)
-        return self.tape(x).gradient.double().cpu().numpy()
+        return array(self.tape(x).gradient)
 
     def c(self, x: np.ndarray) -> np.ndarray:
-        return self.tape(x).c.double().cpu().numpy()
+        return array(self.tape(x).c)
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
-        return self.tape(x).jacobian.double().cpu().numpy()
+        return array(self.tape(x).jacobian)
 
     def own_jacobian(self, x: np.ndarray) -> Any:
         """The same as scipy.sparse where the user gives it sparse."""
-        J = self.tape(x).J
-        return J.scipy() if J.sparse else self.jacobian(x)
+        return own(self.tape(x))
 
     def h(self, x: np.ndarray) -> np.ndarray:
-        assert self.oracle.h is not None
-        return self.oracle.h.value((self.vec(x),)).cpu().numpy()
+        return array(self.h_tape(x).c)
 
     def h_jacobian(self, x: np.ndarray) -> np.ndarray:
-        return kkt.inequality_jacobian(self.oracle, self.vec(x)).double().cpu().numpy()
+        return array(self.h_tape(x).jacobian)
+
+    def own_h_jacobian(self, x: np.ndarray) -> Any:
+        return own(self.h_tape(x))
+
+    # -- second derivatives -----------------------------------------------------------------------------------------------
+    def lagrangian(self, x: np.ndarray, lam: np.ndarray) -> Lagrangian:
+        """f + lam'c."""
+        tape = self.tape(x)
+        return tape.lagrangian(torch.as_tensor(np.array(lam)).to(tape.c))
+
+    def h_lagrangian(self, x: np.ndarray, mu: np.ndarray) -> Lagrangian:
+        """mu'h."""
+        tape = self.h_tape(x)
+        return tape.lagrangian(torch.as_tensor(np.array(mu)).to(tape.c))
 
     def product(self, x: np.ndarray, lam: np.ndarray, v: np.ndarray) -> np.ndarray:
         """(hess f + sum lam_i hess c_i) v; zero lam gives the objective's."""
-        tape = self.tape(x)
-        at = tape.lagrangian(torch.as_tensor(lam).to(tape.c))
-        return at.product(torch.as_tensor(v).to(tape.x), torch.zeros_like(tape.c))[0].double().cpu().numpy()
+        return times(self.lagrangian(x, lam), v)
+
+    def h_product(self, x: np.ndarray, mu: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """(sum mu_i hess h_i) v."""
+        return times(self.h_lagrangian(x, mu), v)
+
+    def hessian(self, x: np.ndarray, sigma: float, lam: np.ndarray, mu: np.ndarray) -> list[Any]:
+        """Summands of hess (sigma f + lam'c + mu'h), n x n: dense, or scipy.sparse where the user gives them so."""
+        if sigma:  # = sigma hess (f + (lam / sigma)'c)
+            summands = [sigma * A for A in matrices(self.lagrangian(x, lam / sigma))]
+        else:
+            of_f = matrices(self.lagrangian(x, np.zeros_like(lam)))
+            summands = [*matrices(self.lagrangian(x, lam)), *(-A for A in of_f)]
+        return summands + (matrices(self.h_lagrangian(x, mu)) if self.inequalities else [])
+
+    @property
+    def sparse(self) -> bool:
+        """The user gives the Jacobians sparse: all there are, at least one."""
+        tapes = [self.tape(self.x0)] if self.equalities else []
+        tapes += [self.h_tape(self.x0)] if self.inequalities else []
+        return bool(tapes) and all(tape.J.sparse for tape in tapes)
+
+    @property
+    def twice(self) -> bool:
+        """Second derivatives exist: given, or by autodiff."""
+        parts = (self.oracle.f, self.oracle.c, self.oracle.h)
+        return all(part is None or part.own.second_order for part in parts)
 
     # Others' solvers fail on constraints without rows, and on variables that cannot move.
     @property
@@ -164,130 +231,36 @@ class View:
         return bool(np.isfinite(self.low).any() or np.isfinite(self.high).any())
 
 
-@dataclass(frozen=True, kw_only=True)
-class SLSQP(_Reference):
-    """Sequential least-squares quadratic programming of scipy (Kraft 1988), on this library's gradients. Dense; small problems.
+def nothing(start: Vec) -> Function:
+    """f = 0 with its derivatives."""
+    n = start.size
 
-    ftol: its own tolerance, on the objective; iterations: its limit.
+    def zero(tree: Tree) -> Tensor:
+        return start.ravel().new_zeros(())
 
-    >>> from constrained import ConstrainedProblem, solve
-    >>> x = torch.zeros(2, dtype=torch.float64)
-    >>> problem = ConstrainedProblem(objective=lambda x: (x**2).sum(), equality=lambda x: x.sum() - 1, x=x)
-    >>> solve(problem, SLSQP()).x.round(decimals=6)
-    tensor([0.5000, 0.5000], dtype=torch.float64)
-
-    Source: `scipy.optimize.minimize(method="SLSQP")`.
-    """
-
-    tol: Positive | None = None
-    ftol: Positive = 1e-12
-    iterations: Steps = 1000
-
-    def run(self, view: View) -> tuple[np.ndarray, int, str]:
-        from scipy.optimize import Bounds, minimize
-
-        rows: list[dict[str, Any]] = []
-        if view.equalities:
-            rows.append({"type": "eq", "fun": view.c, "jac": view.jacobian})
-        if view.inequalities:
-            rows.append({"type": "ineq", "fun": lambda x: -view.h(x), "jac": lambda x: -view.h_jacobian(x)})
-        found = minimize(
-            view.f,
-            view.x0,
-            jac=view.gradient,
-            method="SLSQP",
-            bounds=Bounds(view.low, view.high) if view.bounded else None,  # pyright: ignore[reportArgumentType]
-            constraints=rows,
-            options={"ftol": self.ftol, "maxiter": self.iterations},
-        )
-        return found.x, int(found.nit), str(found.message)
+    return Function(zero, gradient=lambda tree: start.map(torch.zeros_like).tree(), hessian=lambda tree: csr_array((n, n)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrustConstr(_Reference):
-    """Trust-region interior point and Byrd-Omojokun SQP of scipy, with Hessian-vector products where no inequality is nonlinear.
-    A sparse Jacobian of the equalities stays sparse.
-
-    gtol, xtol: its own tolerances; iterations: its limit. Inequalities get a BFGS approximation of their curvature.
-
-    >>> from constrained import ConstrainedProblem, solve
-    >>> x = torch.zeros(2, dtype=torch.float64)
-    >>> problem = ConstrainedProblem(objective=lambda x: (x**2).sum(), equality=lambda x: x.sum() - 1, x=x)
-    >>> solve(problem, TrustConstr()).x.round(decimals=6)
-    tensor([0.5000, 0.5000], dtype=torch.float64)
-
-    Source: `scipy.optimize.minimize(method="trust-constr")`.
-    """
-
-    tol: Positive | None = None
-    gtol: Positive = 1e-9
-    xtol: Positive = 1e-14
-    iterations: Steps = 1000
-
-    def run(self, view: View) -> tuple[np.ndarray, int, str]:
-        from scipy.optimize import BFGS, Bounds, NonlinearConstraint, minimize
-        from scipy.sparse.linalg import LinearOperator
-
-        n = len(view.x0)
-        rows: list[Any] = []
-        if view.equalities:
-
-            def curvature(x: np.ndarray, lam: np.ndarray) -> Any:
-                none = np.zeros_like(lam)
-
-                def times(v: np.ndarray) -> np.ndarray:
-                    return view.product(x, lam, v.ravel()) - view.product(x, none, v.ravel())
-
-                return LinearOperator((n, n), matvec=times)  # pyright: ignore[reportCallIssue]
-
-            rows.append(NonlinearConstraint(view.c, 0, 0, jac=view.own_jacobian, hess=curvature))  # pyright: ignore[reportArgumentType]
-        if view.inequalities:
-            rows.append(NonlinearConstraint(view.h, -np.inf, 0, jac=view.h_jacobian, hess=BFGS()))  # pyright: ignore[reportArgumentType]
-        found = minimize(
-            view.f,
-            view.x0,
-            jac=view.gradient,
-            hessp=lambda x, v: view.product(x, np.zeros(len(view.c(x))), v),
-            method="trust-constr",
-            bounds=Bounds(view.low, view.high) if view.bounded else None,  # pyright: ignore[reportArgumentType]
-            constraints=rows,
-            options={
-                "gtol": self.gtol,
-                "xtol": self.xtol,
-                "maxiter": self.iterations,
-                "barrier_tol": self.gtol,
-                "sparse_jacobian": view.tape(view.x0).J.sparse or None,  # scipy wants all of them sparse, or none
-            },
-        )
-        return found.x, int(found.nit), str(found.message)
+def array(found: Tensor) -> np.ndarray:
+    return found.double().cpu().numpy()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ipopt(_Reference):
-    """The interior-point filter method of Waechter and Biegler through the package cyipopt, with a limited-memory Hessian.
+def own(tape: Any) -> Any:
+    """J, as scipy.sparse where the user gives it sparse."""
+    return tape.J.scipy() if tape.J.sparse else array(tape.jacobian)
 
-    accuracy: its own tolerance, on its scaled problem; iterations: its limit. Raises MissingExtra where cyipopt is not installed.
 
-    Source: https://github.com/mechmotum/cyipopt; Waechter and Biegler 2006.
-    """
+def times(at: Lagrangian, v: np.ndarray) -> np.ndarray:
+    u = torch.as_tensor(np.array(v)).to(at.tape.x)
+    return array(at.product(u, torch.zeros_like(at.tape.c))[0])
 
-    tol: Positive | None = None
-    accuracy: Positive = 1e-10
-    iterations: Steps = 1000
 
-    def run(self, view: View) -> tuple[np.ndarray, int, str]:
-        cyipopt = extra("cyipopt", "ipopt")
-        rows: list[dict[str, Any]] = []
-        if view.equalities:
-            rows.append({"type": "eq", "fun": view.c, "jac": view.jacobian})
-        if view.inequalities:
-            rows.append({"type": "ineq", "fun": lambda x: -view.h(x), "jac": lambda x: -view.h_jacobian(x)})
-        found = cyipopt.minimize_ipopt(
-            view.f,
-            view.x0,
-            jac=view.gradient,
-            bounds=list(zip(view.low, view.high)) if view.bounded else None,
-            constraints=rows,
-            options={"tol": self.accuracy, "maxiter": self.iterations, "print_level": 0, "sb": "yes"},
-        )
-        return found.x, int(found.nit), str(found.message)
+def matrices(at: Lagrangian) -> list[Any]:
+    """Summands of the Hessian as the user gives them, dense or sparse; the whole of it where it is autodiff's."""
+    if not at.explicit:
+        return [array(at.hessian)]
+    return [A.scipy() if A.sparse else array(A.dense()) for A in at.summands.values()]
+
+
+_HOMES = {"SLSQP": "scipy_solvers", "TrustConstr": "scipy_solvers", "Ipopt": "ipopt"}
+forward_names(__name__, {name: f"constrained.solvers.{home}" for name, home in _HOMES.items()})

@@ -11,7 +11,7 @@ from bilevel import Ball, Box, Function, Simplex, Status
 from constrained import AugmentedLagrangian, ConstrainedProblem, NewtonCG, Vec, minimize, solve
 from constrained.augmented_objective import AugmentedObjective
 from constrained.core.errors import ProblemError, Unsuitable
-from constrained.solvers.reference import SLSQP, TrustConstr
+from constrained.solvers import SLSQP, TrustConstr
 
 F64 = torch.float64
 
