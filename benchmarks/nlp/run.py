@@ -1,0 +1,134 @@
+"""One solver on one model: what it found, what it asked for, how long it took, and what the judge says."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import constrained
+from constrained import BilevelError
+from constrained.core.deadline import OutOfTime, within
+from constrained.core.vec import Vec
+from constrained.solvers.reference import Reference, View
+
+from .judge import At, residual
+from .model import Model, Plain, Tally, TorchModel
+
+LEVELS = (1e-4, 1e-6, 1e-8)
+FALSE = 1e-4  # a claim with a residual above is false
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of the CSV. seconds: of the whole call; own: of the solver alone, without checks of the start and certificates."""
+
+    set: str
+    problem: str
+    n: int
+    m: int
+    solver: str
+    said: str
+    claimed: bool
+    residual: float
+    objective: float
+    iterations: int
+    seconds: float
+    own: float
+    counts: dict[str, int]
+
+    def solved(self, level: float) -> bool:
+        return self.residual <= level
+
+    @property
+    def false(self) -> bool:
+        return self.claimed and not self.residual <= FALSE
+
+    def flat(self) -> dict[str, Any]:
+        own = dict(vars(self))
+        return {**{name: own[name] for name in own if name != "counts"}, "false": self.false, **self.counts}
+
+
+def named(name: str) -> Any:
+    """A solver of `constrained` by its class; None for what `solve` chooses."""
+    return None if name == "default" else getattr(constrained, name)()
+
+
+def run(group: str, model: Model | TorchModel, name: str, cap: float, repeats: int) -> Row:
+    """The least time of the repeats; all else is of the last."""
+    rows = [_run(group, model, name, cap) for _ in range(repeats)]
+    last = rows[-1]
+    best = {field: min(getattr(row, field) for row in rows) for field in ("seconds", "own")}
+    return Row(**{**vars(last), **best})
+
+
+def _run(group: str, model: Model | TorchModel, name: str, cap: float) -> Row:
+    tally, solver, start = Tally(), named(name), time.perf_counter()
+    side = _theirs if isinstance(solver, Reference) else _ours
+    try:
+        x, said, claimed, iterations, own = side(model, solver, tally, cap)
+    except BilevelError as error:
+        x, said, claimed, iterations, own = None, f"{type(error).__name__}: {error}", False, 0, np.inf
+    seconds = time.perf_counter() - start
+    at = _at(model, x)
+    return Row(
+        set=group,
+        problem=model.name,
+        n=len(at.x),
+        m=len(at.c) + len(at.h),
+        solver=name,
+        said=said,
+        claimed=claimed,
+        residual=np.inf if x is None else residual(at),
+        objective=np.nan if x is None else at.f,
+        iterations=iterations,
+        seconds=seconds,
+        own=min(own, seconds),
+        counts=model.counts(tally) if tally.oracle is not None or isinstance(model, Model) else {},
+    )
+
+
+Answer = tuple[np.ndarray, str, bool, int, float]
+
+
+def _ours(model: Model | TorchModel, solver: Any, tally: Tally, cap: float) -> Answer:
+    result = constrained.solve(model.ours(tally), solver, max_seconds=cap)
+    iterations = int(getattr(result.state, "iterations", result.steps))
+    return Vec.of(result.x).ravel().numpy(), result.status.name, result.status.ok, iterations, result.seconds
+
+
+def _theirs(model: Model | TorchModel, solver: Reference, tally: Tally, cap: float) -> Answer:
+    view: Any = model.view(tally)
+    try:
+        with within(cap):
+            found = solver.run(view)
+    except OutOfTime:
+        return view.seen, "out of time", False, 0, np.inf
+    except (ArithmeticError, ValueError, RuntimeError) as error:  # of their linear algebra
+        return view.seen, f"{type(error).__name__}: {error}", False, 0, np.inf
+    return found.x, found.said, found.solved, found.iterations, np.inf
+
+
+def _at(model: Model | TorchModel, x: np.ndarray | None) -> At:
+    """By the functions themselves, which no tally counts."""
+    view: Any
+    if isinstance(model, Model):
+        view, x = Plain(model, Tally()), model.x0 if x is None else x
+    else:
+        problem = model.problem
+        view = View(problem.oracle(), problem.variables()["x"])
+        x = view.x0 if x is None else x
+    none = np.zeros((0, len(x)))
+    return At(
+        x=x,
+        f=view.f(x),
+        g=view.gradient(x),
+        c=view.c(x),
+        J=view.own_jacobian(x) if view.equalities else none,
+        h=view.h(x) if view.inequalities else np.zeros(0),
+        Jh=view.own_h_jacobian(x) if view.inequalities else none,
+        low=view.low,
+        high=view.high,
+    )
