@@ -2,7 +2,7 @@
 
 Then the step is one of descent for the barrier function on the null space of J (Waechter and Biegler 2006, section 3.1). Dense K:
 Bunch and Kaufman's L B L', whose blocks tell the inertia. Sparse K: SuperLU without pivoting off the diagonal, where the
-signs of its pivots do.
+signs of its pivots do; QUASI in E keeps these away from zero, and refinement takes its effect away again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ FIRST, LEAST, MOST = 1e-4, 1e-20, 1e30  # shifts of the Hessian
 AGAIN, GROWTH, FIRST_GROWTH = 1 / 3, 8.0, 100.0
 REGULAR = 1e-8  # mu^(1/4) times that against rows that depend on one another
 PIVOT = 1e-14  # times the largest entry: a pivot that counts as zero
+QUASI = 1e-8
+REFINEMENTS, EXACT = 10, 1e-12  # steps at most, and the relative residual at which they end
+SOLVED = 1e-8  # the relative residual of a sparse system that has a solution
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,11 @@ def factored(matrices: Matrices, last: float, mu: float) -> Factors | None:
         found = _factor(matrices, dw, dc, PIVOT * largest if dc == 0.0 else 0.0)
         if found is not None:
             solve, positive, zero = found
-            if zero == 0 and positive == n:
-                return Factors(_refined(matrices, solve, dw, dc), dw, dc)
-            if zero > 0 and dc == 0.0 and m > len(matrices.slack):
+            refined = _refined(matrices, solve, dw, dc)
+            dependent = zero > 0 or (matrices.sparse and positive == n and not _solves(matrices, refined, dw, dc))
+            if positive == n and not (dependent and dc == 0.0 and m > len(matrices.slack)) and zero == 0:
+                return Factors(refined, dw, dc)
+            if dependent and dc == 0.0 and m > len(matrices.slack):
                 dc = REGULAR * max(mu, 1e-16) ** 0.25
                 continue
         elif dc == 0.0 and m > len(matrices.slack):
@@ -87,16 +92,32 @@ def _largest(A: Any) -> float:
 
 
 def _refined(matrices: Matrices, solve: Callable[[Array], Array], dw: float, dc: float) -> Callable[[Array], Array]:
-    """A solve and one step of refinement, where it helps."""
+    """A solve and steps of refinement, as long as they help: one of a dense system."""
     E = matrices.corner(dw, dc)
 
     def refined(b: Array) -> Array:
-        z = solve(b)
+        z, enough = solve(b), EXACT * float(np.linalg.norm(b))
         r = b - matrices.product(z, dw, E)
-        better = z + solve(r)
-        return better if np.isfinite(better).all() else z
+        for _ in range(REFINEMENTS if matrices.sparse else 1):
+            size = float(np.linalg.norm(r))
+            if size <= enough:
+                break
+            better = z + solve(r)
+            left = b - matrices.product(better, dw, E)
+            if not float(np.linalg.norm(left)) < size:
+                break
+            z, r = better, left
+        return z
 
     return refined
+
+
+def _solves(matrices: Matrices, solve: Callable[[Array], Array], dw: float, dc: float) -> bool:
+    """A system with a right side drawn at random has a solution: K is not singular without QUASI."""
+    E = matrices.corner(dw, dc)
+    b = np.random.default_rng(0).standard_normal(len(matrices.D) + len(E))
+    left = b - matrices.product(solve(b), dw, E)
+    return float(np.linalg.norm(left)) <= SOLVED * float(np.linalg.norm(b))
 
 
 def _factor(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Callable[[Array], Array], int, int] | None:
@@ -130,7 +151,7 @@ def _sparse(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Cal
 
     m = matrices.J.shape[0]
     H = matrices.H + diags_array(matrices.D + dw)
-    E = matrices.corner(dw, max(dc, 1e-14))  # a pivot on the diagonal for each equality
+    E = matrices.corner(dw, max(dc, QUASI))
     K = csc_array(block_array([[H, matrices.J.T], [matrices.J, diags_array(-E)]])) if m else csc_array(H)
     try:
         with warnings.catch_warnings(action="ignore"):

@@ -54,6 +54,11 @@ class Iterate:
         """grad_s L."""
         return self.lam[self.at.program.equalities :] - self.zs
 
+    @property
+    def dual_norm(self) -> float:
+        """|grad L| in (x, s)."""
+        return math.hypot(float(np.linalg.norm(self.dual)), float(np.linalg.norm(self.dual_slack)))
+
     def error(self, mu: float) -> float:
         """The largest entry of the barrier problem's conditions, multipliers beyond 100 on average scaled down."""
         zs = (self.zl, self.zu, self.zs)

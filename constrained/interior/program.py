@@ -20,6 +20,7 @@ from ..oracle import ConstrainedOracle
 
 LARGEST = 100.0  # gradient at the start that is not scaled down
 SCALED = 1e-8  # the smallest scale
+PUSH = 1e-2  # of max(1, |bound|) and of the range: how far from bounds a start is moved
 Array = np.ndarray
 
 
@@ -154,3 +155,12 @@ def _sparse(tape: Tape) -> bool:
     """The user gives Hessians, and a sparse one."""
     at = tape.lagrangian(torch.zeros_like(tape.c))
     return at.explicit and any(one.sparse for one in at.summands.values())
+
+
+def inside(x: Array, low: Array, high: Array) -> Array:
+    """x moved to PUSH max(1, |bound|) from each bound, at most to PUSH of the range."""
+    width = high - low
+    from_low = np.minimum(PUSH * np.maximum(1.0, np.abs(low)), PUSH * width)
+    from_high = np.minimum(PUSH * np.maximum(1.0, np.abs(high)), PUSH * width)
+    least = np.where(np.isfinite(low), low + np.nan_to_num(from_low), -np.inf)
+    return np.clip(x, least, np.where(np.isfinite(high), high - np.nan_to_num(from_high), np.inf))

@@ -3,7 +3,7 @@
     [H + S + lam I   J'] [dx]     [-b / dl + b / du]
     [J               -E] [v ] = - [C               ]     v = C + J dw, S = b / distance^2
 
-The same K as Newton's, with E = 1 for equalities and 1 + 1 / (S_s + lam) for eliminated slacks; b = small, against the bounds.
+The same K as Newton's, with E = 1 for equalities and 1 + 1 / (S_s + lam) for eliminated slacks; b -> 0, against the bounds.
 H = 0, later the Hessian of C'C / 2 where K keeps its inertia.
 """
 
@@ -26,6 +26,7 @@ STEPS, SECOND_ORDER = 300, 20  # the Hessian of C'C comes in after so many
 STATIONARY = 1e-8  # |J'C| / |C| where the violation has no slope
 STUCK = 1e-5  # the same where no step is found
 FEASIBLE = 1e-9
+FALLS = 0.2  # b by an accepted step
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Restored:
 def restore(start: Values, mu: float, enough: Callable[[Values], bool]) -> Restored:
     """From `start` until `enough`, or where the violation cannot be reduced, or the last point after STEPS steps."""
     at, size = start, _size(start)
-    lam, growth = 1e-2 * size, 2.0
+    lam, growth, b = 1e-2 * size, 2.0, mu
     for k in range(STEPS):
         if size <= FEASIBLE or (k > 0 and enough(at)):
             return Restored(at, False)
-        b = min(mu, 1e-2 * size + 1e-16)
+        b = min(b, 1e-2 * size + 1e-16)
         it = _without_multipliers(at)
         if _slope(it) <= STATIONARY * size:
             return Restored(at, True)
@@ -57,7 +58,7 @@ def restore(start: Values, mu: float, enough: Callable[[Values], bool]) -> Resto
         trial = p.at(np.clip(at.x + alpha * step.dx, p.low, p.high), at.s + alpha * step.ds)
         actual = 0.5 * (size**2 - _size(trial) ** 2) if trial.finite else -math.inf
         if trial.finite and trial.smooth and actual > 1e-4 * alpha * predicted > 0:
-            at, size = trial, _size(trial)
+            at, size, b = trial, _size(trial), FALLS * b
             ratio = actual / (alpha * predicted)
             lam, growth = lam * max(1 / 3, 1 - (2 * ratio - 1) ** 3), 2.0
         elif step.size(at) <= 1e-15 or lam > 1e30:

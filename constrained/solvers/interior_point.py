@@ -55,11 +55,10 @@ from ..core.vec import Vec
 from ..interior.filter import Accepted, Limits, Search, dominated, joined, longest, longest_dual
 from ..interior.iterate import EPS, Iterate
 from ..interior.newton import Newton, Step, first_multipliers, least_squares, polished
-from ..interior.program import Array, Program, Values
+from ..interior.program import PUSH, Array, Program, Values, inside
 from ..interior.restoration import flat, restore
 from ..oracle import ConstrainedOracle
 
-PUSH = 1e-2  # of max(1, |bound|) and of the range: how far from bounds the start is moved
 KAPPA = 10.0  # times mu: the error at which mu falls
 SLOW, POWER = 0.2, 1.5  # mu / 5, mu^1.5
 LEAST = 1e-17  # mu
@@ -143,7 +142,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         if not (oracle.X.whole or oracle.X.entrywise):
             raise Unsuitable(f"InteriorPoint: of sets it takes a Box, got {type(oracle.X).__name__}")
         rough = Program.of(oracle, start.x)
-        x = _inside(rough.flat(start.x), rough.low, rough.high)
+        x = inside(rough.flat(start.x), rough.low, rough.high)
         moved = start.x if np.array_equal(x, rough.flat(start.x)) else None
         program = rough.scaled(rough.at(x, np.zeros(rough.inequalities), moved))
         return self._first(program, program.at(x, np.zeros(program.inequalities), moved), start.x, start.multipliers)
@@ -169,9 +168,8 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         tau = max(0.99, 1 - s.mu)
         length = longest(it, step, tau)
         if step.size(it.at) < 10 * EPS:
-            found: Accepted | None = self._tiny(newton, step, length)
-        else:
-            found = Search(newton, step, s.pairs.numpy(), Limits(s.limit)).run(length, tau)  # (4)
+            return self._at_rounding(newton, step, length, s)
+        found = Search(newton, step, s.pairs.numpy(), Limits(s.limit)).run(length, tau)  # (4)
         if found is None:
             return self._restored(it, s, 0.9)
         return self._moved(newton, found, s, tau, length)  # (5)
@@ -280,14 +278,17 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
             return replace(s, mu=LEAST)
         mu = s.mu
         while mu > LEAST and it.error(mu) <= KAPPA * mu:
-            mu = max(LEAST, min(SLOW * mu, mu**POWER))
+            mu = _next(mu)
         return s if mu == s.mu else replace(s, mu=mu, pairs=s.pairs[:0])
 
-    def _tiny(self, newton: Newton, step: Step, length: float) -> Accepted | None:
-        """A step of a few round-offs is taken as it is."""
-        at, p = newton.it.at, newton.it.at.program
-        there = p.at(np.clip(at.x + length * step.dx, p.low, p.high), at.s + length * step.ds)
-        return Accepted(there, step, length, False) if there.finite and there.smooth else None
+    def _at_rounding(self, newton: Newton, step: Step, length: float, s: InteriorPointState) -> InteriorPointState:
+        """A step of a few round-offs is taken as it is, and mu falls; where there is no barrier and no less residual, the end."""
+        it, p = newton.it, newton.it.at.program
+        at = p.at(np.clip(it.at.x + length * step.dx, p.low, p.high), it.at.s + length * step.ds)
+        there = replace(it, at=at, lam=it.lam + length * step.dlam) if at.finite and at.smooth else it
+        if p.bounded and s.mu > LEAST:
+            return self._at(replace(s, mu=_next(s.mu), pairs=s.pairs[:0]), there.near(_next(s.mu)))
+        return self._at(s, there) if there.residual < s.residual else self._restored(it, s, 0.9)
 
     def _moved(self, newton: Newton, found: Accepted, s: InteriorPointState, tau: float, length: float) -> InteriorPointState:
         """(5), multipliers reset where a shift left them behind."""
@@ -299,7 +300,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         if newton.factors.dw > 0 or newton.factors.dc > 0 or float(np.abs(there.lam).max(initial=0.0)) > 1e6:
             reset = replace(there, lam=least_squares(there))
             share = 0.1 if newton.factors.dc == 0 else 1.0
-            if _dual(reset) < share * _dual(there):
+            if reset.dual_norm < share * there.dual_norm:
                 there = reset
         pairs = s.pairs
         if found.joins:
@@ -378,7 +379,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         if not it.at.program.m:
             return ended
         program = it.at.program
-        x = _inside(program.flat(s.start), program.low, program.high)
+        x = inside(program.flat(s.start), program.low, program.high)
         first = program.at(x, np.zeros(program.inequalities))
         first = first.slid(np.maximum(-first.C[program.equalities :], PUSH))
         if not (first.finite and first.smooth):
@@ -397,17 +398,8 @@ def _better(one: InteriorPointState, other: InteriorPointState) -> bool:
     return told[0] if told[0] != told[1] else one.residual <= other.residual
 
 
-def _dual(it: Iterate) -> float:
-    return math.hypot(float(np.linalg.norm(it.dual)), float(np.linalg.norm(it.dual_slack)))
-
-
-def _inside(x: Array, low: Array, high: Array) -> Array:
-    """x moved to PUSH max(1, |bound|) from each bound, at most to PUSH of the range."""
-    width = high - low
-    from_low = np.minimum(PUSH * np.maximum(1.0, np.abs(low)), PUSH * width)
-    from_high = np.minimum(PUSH * np.maximum(1.0, np.abs(high)), PUSH * width)
-    least = np.where(np.isfinite(low), low + np.nan_to_num(from_low), -np.inf)
-    return np.clip(x, least, np.where(np.isfinite(high), high - np.nan_to_num(from_high), np.inf))
+def _next(mu: float) -> float:
+    return max(LEAST, min(SLOW * mu, mu**POWER))
 
 
 def _tensor(a: Array) -> Tensor:
