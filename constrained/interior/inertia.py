@@ -126,7 +126,7 @@ def _factor(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Cal
 
 
 def _dense(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Callable[[Array], Array], int, int] | None:
-    from scipy.linalg import lapack
+    from scipy.linalg.lapack import dsytrf, dsytrs  # pyright: ignore[reportAttributeAccessIssue]
 
     n, m = len(matrices.D), matrices.J.shape[0]
     K = np.zeros((n + m, n + m), order="F")
@@ -135,14 +135,14 @@ def _dense(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Call
     diagonal = np.einsum("ii->i", K)
     diagonal[:n] += matrices.D + dw
     diagonal[n:] = -matrices.corner(dw, dc)
-    ldl, pivots, info = lapack.dsytrf(K, lower=1, overwrite_a=1)
+    ldl, pivots, info = dsytrf(K, lower=1, overwrite_a=1)
     if info < 0:
         return None
     d, single = np.diagonal(ldl), pivots > 0
     pairs = int((~single).sum()) // 2  # a block of two has one eigenvalue of each sign
     ones = d[single]
     zero = int((np.abs(ones) <= floor).sum())
-    return lambda b: lapack.dsytrs(ldl, pivots, b, lower=1)[0], int((ones > floor).sum()) + pairs, zero
+    return lambda b: dsytrs(ldl, pivots, b, lower=1)[0], int((ones > floor).sum()) + pairs, zero
 
 
 def _sparse(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Callable[[Array], Array], int, int] | None:

@@ -141,10 +141,8 @@ class Values:
             from scipy.sparse import csr_array
 
             return csr_array(at.hessian.double().cpu().numpy()[np.ix_(p.free, p.free)])
-        parts = at.summands
-        return sum(
-            (objective * p.sigma if part is self.tape.f else 1.0) * parts[part.name].scipy() for part in self.tape.parts
-        ).tocsr()[p.free][:, p.free]  # pyright: ignore[reportAttributeAccessIssue]
+        whole: Any = sum(one.scipy() for one in at.summands.values())
+        return whole.tocsr()[p.free][:, p.free]
 
     def slid(self, s: Array) -> Values:
         """The same x with other slacks."""

@@ -143,7 +143,7 @@ class View:
 
     def h_tape(self, x: np.ndarray) -> Any:
         """h, beside an objective that is zero."""
-        return self._once(x, "h", lambda: Tape(self._of_h, self.oracle.h, self.vec(x)))
+        return self._once(x, "h", lambda: Tape(self._of_h, [self.oracle.h] if self.oracle.h else [], self.vec(x)))
 
     def f(self, x: np.ndarray) -> float:
         return float(self.tape(x).value)
@@ -172,10 +172,10 @@ class View:
         return own(self.h_tape(x))
 
     # -- second derivatives -----------------------------------------------------------------------------------------------
-    def lagrangian(self, x: np.ndarray, lam: np.ndarray) -> Lagrangian:
-        """f + lam'c."""
+    def lagrangian(self, x: np.ndarray, lam: np.ndarray, sigma: float = 1.0) -> Lagrangian:
+        """sigma f + lam'c."""
         tape = self.tape(x)
-        return tape.lagrangian(torch.as_tensor(np.array(lam)).to(tape.c))
+        return tape.lagrangian(torch.as_tensor(np.array(lam)).to(tape.c), sigma)
 
     def h_lagrangian(self, x: np.ndarray, mu: np.ndarray) -> Lagrangian:
         """mu'h."""
@@ -192,11 +192,7 @@ class View:
 
     def hessian(self, x: np.ndarray, sigma: float, lam: np.ndarray, mu: np.ndarray) -> list[Any]:
         """Summands of hess (sigma f + lam'c + mu'h), n x n: dense, or scipy.sparse where the user gives them so."""
-        if sigma:  # = sigma hess (f + (lam / sigma)'c)
-            summands = [sigma * A for A in matrices(self.lagrangian(x, lam / sigma))]
-        else:
-            of_f = matrices(self.lagrangian(x, np.zeros_like(lam)))
-            summands = [*matrices(self.lagrangian(x, lam)), *(-A for A in of_f)]
+        summands = matrices(self.lagrangian(x, lam, sigma))
         return summands + (matrices(self.h_lagrangian(x, mu)) if self.inequalities else [])
 
     @property

@@ -97,8 +97,8 @@ def stacked(blocks: Sequence[Matrix], like: Tensor) -> Matrix:
     if any(block.sparse for block in blocks):
         from scipy.sparse import vstack
 
-        whole = vstack([block.scipy() for block in blocks], format="csr")
-        return matrix(whole, whole.shape, like, "J")
+        rows = sum(block.entries.shape[0] for block in blocks)
+        return matrix(vstack([block.scipy() for block in blocks], format="csr"), (rows, len(like)), like, "J")
     return Matrix(torch.cat([block.entries for block in blocks]))
 
 

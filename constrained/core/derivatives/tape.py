@@ -210,7 +210,7 @@ class Lagrangian:
         if tape.constraints and not self._graph_J:
             top, bottom = top + tape.J.T @ v, tape.J @ u
         for part in self._own:
-            top = top + self._weight(part) * self._bend(part, u)
+            top = top + self._bend(part, u)
         return top, bottom
 
     @contextlib.contextmanager
@@ -233,7 +233,7 @@ class Lagrangian:
 
     @functools.cached_property
     def summands(self) -> dict[str, Matrix]:
-        """hess f and sum lam_i hess c_i by the names of f and c, n x n, dense or sparse: those that the user gives."""
+        """sigma hess f and sum lam_i hess c_i by the names of f and c, n x n, dense or sparse: those that the user gives."""
         given = [part for part in self.tape.parts if part.own.hessian is not None]
         return {part.name: self._matrix(part) for part in given}
 
@@ -243,7 +243,8 @@ class Lagrangian:
         part.calls.of(part.name).hessians += 1
         with torch.enable_grad():
             given = part.own.hessian(self.tape.at.detach().tree(), *before, *after)
-        return matrix(given, (n, n), self.tape.x, f"{part.name}.hessian")
+        found = matrix(given, (n, n), self.tape.x, f"{part.name}.hessian")
+        return found if self._weight(part) == 1 else Matrix(self._weight(part) * found.entries)
 
     def _bend(self, part: Objective | Constraint, u: Tensor) -> Tensor:
         """The summand of H times u, for a stack of vectors row by row."""
@@ -252,7 +253,7 @@ class Lagrangian:
             return self.summands[part.name] @ u
         with torch.enable_grad():
             each = [hvp(at.detach().tree(), *before, at.unravel(v).tree(), *after) for v in u.reshape(-1, at.size)]
-        return torch.stack([shaped(one, at, f"{part.name}.hvp").ravel() for one in each]).reshape(u.shape)
+        return self._weight(part) * torch.stack([shaped(one, at, f"{part.name}.hvp").ravel() for one in each]).reshape(u.shape)
 
     def _beside(self, part: Objective | Constraint) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """What second derivatives get between x and v, and after v: its lam for a constraint, the batch for f."""
@@ -267,7 +268,7 @@ class Lagrangian:
         eye = torch.eye(len(self.tape.x), dtype=self.tape.x.dtype, device=self.tape.x.device)
         with self._named():
             rows = _rows(self._s, self.tape.x)
-        H = sum((self._weight(part) * self._bend(part, eye) for part in self._own), rows)
+        H = sum((self._bend(part, eye) for part in self._own), rows)
         return 0.5 * (H + H.T)
 
 
