@@ -1,7 +1,8 @@
-"""What defines a problem of the collection: f, c, the start, the least value known."""
+"""What defines a problem of the collection: f, c, h, bounds, the start, the least value known."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,15 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Bound = float | Sequence[float | None] | None  # of every entry, or one each; None where free
+
 
 @dataclass(frozen=True, kw_only=True)
 class Definition:
-    """min f(x) subject to c(x) = 0, from x0.
+    """min f(x) subject to c(x) = 0, h(x) <= 0 and low <= x <= high, from x0.
 
-    f, c: functions of the entries x1, x2, ..., c with a list of its rows; with `vector` functions of x as one tensor, c with a
-    1-D tensor. f=None is f = 0: equations. start: x0. optimum: f at the published solution, a stationary point; `note` says so
-    where a lower value is known. solution: a point with this f; `unique`: no other solution has it. multiplier: every entry of
-    the start lam0.
+    f, c, h: functions of the entries x1, x2, ..., c and h with a list of their rows; with `vector` functions of x as one tensor,
+    c and h with a 1-D tensor. f=None is f = 0: equations. c, h: None where there are none. low, high: numbers for all entries
+    or one each, None where free. start: x0, which may lie outside the bounds. optimum: f at the published solution, a stationary
+    point; `note` says so where a lower value is known. solution: a point with this f; `unique`: no other solution has it.
+    multiplier: every entry of the start lam0.
 
     >>> hs6 = Definition(
     ...     f=lambda x1, x2: (1 - x1) ** 2,
@@ -32,7 +36,10 @@ class Definition:
     """
 
     f: Callable[..., Any] | None = None
-    c: Callable[..., Any]
+    c: Callable[..., Any] | None = None
+    h: Callable[..., Any] | None = None
+    low: Bound = None
+    high: Bound = None
     start: Sequence[float]
     optimum: float
     source: str
@@ -50,4 +57,21 @@ class Definition:
 
     def equality(self, x: Tensor) -> Tensor:
         """c(x), a 1-D tensor."""
-        return self.c(x) if self.vector else torch.stack(self.c(*x.unbind()))
+        return self._rows(self.c, x)
+
+    def inequality(self, x: Tensor) -> Tensor:
+        """h(x), a 1-D tensor."""
+        return self._rows(self.h, x)
+
+    def bounds(self) -> tuple[list[float], list[float]]:
+        """low and high, entry by entry, +-inf where free."""
+        return self._entries(self.low, -math.inf), self._entries(self.high, math.inf)
+
+    def _rows(self, function: Callable[..., Any] | None, x: Tensor) -> Tensor:
+        if function is None:
+            return x.new_zeros(0)
+        return function(x) if self.vector else torch.stack(function(*x.unbind()))
+
+    def _entries(self, bound: Bound, free: float) -> list[float]:
+        each = bound if isinstance(bound, Sequence) else [bound] * len(self.start)
+        return [free if entry is None else float(entry) for entry in each]

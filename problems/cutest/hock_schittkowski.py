@@ -15,7 +15,7 @@ from .definition import Definition
 
 BOOK = "Hock and Schittkowski (1981), problem"
 ROOT2 = math.sqrt(2)
-ENERGIES = (-6.089, -17.164, -34.054, -5.914, -24.721, -14.986, -24.1, -10.708, -26.662, -22.179)  # of HS111
+ENERGIES = (-6.089, -17.164, -34.054, -5.914, -24.721, -14.986, -24.1, -10.708, -26.662, -22.179)  # of HS111 and HS112
 
 
 def hs111_objective(x: Tensor) -> Tensor:
@@ -23,9 +23,9 @@ def hs111_objective(x: Tensor) -> Tensor:
     return (exp(x) * (x.new_tensor(ENERGIES) + x - torch.logsumexp(x, 0))).sum()
 
 
-def hs111_equality(x: Tensor) -> Tensor:
-    """Balances of three elements."""
-    z1, z2, z3, z4, z5, z6, z7, z8, z9, z10 = exp(x)
+def balances(z: Tensor) -> Tensor:
+    """Of three elements in z_i moles of ten compounds."""
+    z1, z2, z3, z4, z5, z6, z7, z8, z9, z10 = z
     return torch.stack(
         [
             z1 + 2 * z2 + 2 * z3 + z6 + z10 - 2,
@@ -33,6 +33,10 @@ def hs111_equality(x: Tensor) -> Tensor:
             z3 + z7 + z8 + 2 * z9 + z10 - 1,
         ]
     )
+
+
+def hs111_equality(x: Tensor) -> Tensor:
+    return balances(exp(x))
 
 
 HOCK_SCHITTKOWSKI = {

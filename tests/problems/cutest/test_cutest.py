@@ -220,7 +220,7 @@ def test_dtype_and_device_are_those_asked_for(name):
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({"name": "HS1"}, {"name": "hs6"}, {"name": 6}, {"name": None}, {"name": []}, {"name": "BA-L1"}, {"name": "BA-L1SP"}),
+        *({"name": "HS0"}, {"name": "hs6"}, {"name": 6}, {"name": None}, {"name": []}, {"name": "BA-L1"}, {"name": "BA-L1SP"}),
         *({"seed": -1}, {"seed": 1.5}, {"seed": "0"}, {"dtype": torch.int64}, {"dtype": "float32"}, {"device": "nowhere"}),
     ],
     ids=str,
