@@ -50,8 +50,9 @@ bilevel.advice bilevel.lm
 bilevel
 problems.moved problems.instance problems.arguments
 problems.report
-problems.cleaning problems.coupled problems.cutest problems.exponential problems.images problems.libsvm problems.logistic \
-    problems.pde problems.quadratic problems.reweighting problems.texts problems.toy problems.tuning
+problems.cleaning problems.control problems.coupled problems.cutest problems.discs problems.exponential problems.images \
+    problems.libsvm problems.logistic problems.obstacle problems.pde problems.portfolio problems.quadratic problems.reweighting \
+    problems.spring problems.texts problems.toy problems.traps problems.tuning
 problems
 problems.papers
 problems.cli

@@ -17,14 +17,10 @@ from constrained.sets import Box
 from problems import LV_HBA, ZOO, Instance, pl_toy, quadratic
 from problems.toy import PL_MINIMA
 
-APART = (
-    "cutest",
-    "logistic",
-    "poisson-control",
-    "reweighting-lm",
-    "reweighting-text",
-    *LV_HBA,
-)  # tested in files of their own
+APART = (  # tested in files of their own
+    *("cutest", "discs", "logistic", "obstacle", "optimal-control", "poisson-control", "portfolio"),
+    *("reweighting-lm", "reweighting-text", "spring", "trap", *LV_HBA),
+)
 BILEVEL = [name for name in ZOO if name not in APART]
 CASES = {
     **{name: (name, {}) for name in BILEVEL},
