@@ -4,7 +4,7 @@
 2305.18379), `PAPER_47`, and the first 30 by name of the others with n <= 20 and m <= n in the PyPI package sif2jax 0.0.8.
 
 `HS_INEQUALITY` holds the problems of Hock and Schittkowski with inequalities or bounds: HS118, and the smooth ones of sif2jax
-0.0.8, which are all but 59, 67, 70, 74, 75, 84, 85, 99 and 109.
+0.0.8. Of the book's problems 59, 67, 70, 74, 75, 84, 85, 99 and 109 are missing, and 87, which is not smooth.
 
 BA-L1 and BA-L1SP are left out: they are bundle adjustments whose data stand only in CUTEst's own files.
 """

@@ -10,7 +10,7 @@ from scipy.optimize import least_squares
 from constrained.core.errors import OptionError
 from constrained.core.problem import Point
 from constrained.core.status import Status
-from problems import trap
+from problems import trap, traps
 from problems.traps import TRAPS
 
 EVERY = pytest.mark.parametrize("name", TRAPS)
@@ -32,7 +32,7 @@ def test_instances_say_what_they_are(name):
     assert not any(status.budget for status in instance.statuses)
     assert bool(instance.solution) == math.isfinite(instance.optimum)
     assert trap(name=name, dtype=torch.float32).problem.x.dtype == torch.float32
-    assert name in str(__import__("problems.traps").traps.__doc__)
+    assert name in str(traps.__doc__)
 
 
 @pytest.mark.parametrize("name", [name for name in TRAPS if name not in BROKEN])
