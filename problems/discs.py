@@ -76,8 +76,8 @@ def discs(
         return sparse.diags_array(2 * side * np.repeat(w.detach().cpu().double().numpy(), 2))
 
     # Entries of q alternate: neighbours of a coordinate are two apart.
-    off = np.full(2 * K - 2, -(K + 1.0))
-    H = sparse.diags_array([off, np.full(2 * K, 2 * (K + 1.0)), off], offsets=[-2, 0, 2], shape=(2 * K, 2 * K))  # pyright: ignore[reportArgumentType]
+    off, on = np.full(2 * K - 2, -(K + 1.0)), np.full(2 * K, 2 * (K + 1.0))
+    H = sparse.diags_array([off, on, off], offsets=[-2, 0, 2])  # pyright: ignore[reportArgumentType]
     x = first.to(device, dtype)
     return ConstrainedInstance(
         name="discs",

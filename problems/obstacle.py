@@ -69,7 +69,8 @@ def obstacle(
         whole_grid = torch.nn.functional.pad(w, (1, 1, 1, 1)) + frame
         return 0.5 * ((whole_grid.diff(dim=0)[:, 1:-1] ** 2).sum() + (whole_grid.diff(dim=1)[1:-1] ** 2).sum())
 
-    D, eye = sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(N, N)), sparse.eye_array(N)  # pyright: ignore[reportArgumentType]
+    D = sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(N, N))  # pyright: ignore[reportArgumentType]
+    eye = sparse.eye_array(N)
     H = (sparse.kron(D, eye) + sparse.kron(eye, D)).tocsr()
     x = torch.ones(N, N, dtype=dtype, device=device)
     return ConstrainedInstance(
