@@ -1,4 +1,4 @@
-"""Sets of sif2jax 0.0.8, jitted: equality problems with n <= 300 and m <= n, and Hock-Schittkowski's with inequalities or bounds."""
+"""Sets of sif2jax 0.0.8, jitted: equality problems with n <= 300, m <= n, and Hock-Schittkowski's with inequalities or bounds."""
 
 from __future__ import annotations
 
@@ -27,13 +27,29 @@ jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) /
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-CUTEST_EQ = ["ARGTRIG", "BOOTH", "BT1", "BT10", "BT11", "BT12", "BT2", "BT3", "BT4", "BT5", "BT6", "BT7", "BT8", "BT9", "BYRDSPHR", "CLUSTER", "COOLHANS", "DENSCHNCNE", "DENSCHNDNE", "DENSCHNENE", "DENSCHNFNE", "FLT", "FREURONE", "GOTTFR", "HATFLDF", "HATFLDFLNE", "HATFLDG", "HEART6", "HEART8", "HELIXNE", "HIMMELBA", "HIMMELBC", "HIMMELBD", "HIMMELBE", "HS111LNP", "HS26", "HS27", "HS28", "HS39", "HS40", "HS42", "HS46", "HS47", "HS48", "HS49", "HS50", "HS51", "HS52", "HS56", "HS6", "HS61", "HS7", "HS77", "HS78", "HS79", "HS8", "HS9", "HYPCIR", "INTEQNE", "LUKSAN21", "MANCINONE", "MARATOS", "MSS1", "ORTHREGB", "OSCIPANE", "POWELLBS", "POWELLSE", "POWELLSQ", "POWERSUMNE", "QINGNE", "RECIPE", "S316-322", "SINVALNE", "TRIGON1NE", "VANDANIUMS"]
-HS_INEQ = ["HS1", "HS2", "HS3", "HS3MOD", "HS4", "HS5", "HS10", "HS11", "HS12", "HS13", "HS14", "HS15", "HS16", "HS17", "HS18", "HS19", "HS20", "HS21", "HS21MOD", "HS22", "HS23", "HS24", "HS25", "HS29", "HS30", "HS31", "HS32", "HS33", "HS34", "HS35", "HS35I", "HS35MOD", "HS36", "HS37", "HS38", "HS41", "HS43", "HS44", "HS44NEW", "HS45", "HS53", "HS54", "HS55", "HS57", "HS60", "HS62", "HS63", "HS64", "HS65", "HS66", "HS68", "HS69", "HS71", "HS72", "HS73", "HS76", "HS76I", "HS80", "HS81", "HS83", "HS86", "HS87", "HS88", "HS89", "HS90", "HS91", "HS92", "HS93", "HS95", "HS96", "HS97", "HS98", "HS100", "HS101", "HS102", "HS103", "HS104", "HS105", "HS106", "HS107", "HS108", "HS110", "HS111", "HS112", "HS113", "HS114", "HS116", "HS117", "HS119", "HS268"]
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
 
 
-def models(names: Iterable[str]) -> Iterator[Model]:
+CUTEST_EQ = names("""
+    ARGTRIG BOOTH BT1 BT10 BT11 BT12 BT2 BT3 BT4 BT5 BT6 BT7 BT8 BT9 BYRDSPHR CLUSTER COOLHANS DENSCHNCNE DENSCHNDNE DENSCHNENE
+    DENSCHNFNE FLT FREURONE GOTTFR HATFLDF HATFLDFLNE HATFLDG HEART6 HEART8 HELIXNE HIMMELBA HIMMELBC HIMMELBD HIMMELBE HS111LNP
+    HS26 HS27 HS28 HS39 HS40 HS42 HS46 HS47 HS48 HS49 HS50 HS51 HS52 HS56 HS6 HS61 HS7 HS77 HS78 HS79 HS8 HS9 HYPCIR INTEQNE
+    LUKSAN21 MANCINONE MARATOS MSS1 ORTHREGB OSCIPANE POWELLBS POWELLSE POWELLSQ POWERSUMNE QINGNE RECIPE S316-322 SINVALNE
+    TRIGON1NE VANDANIUMS
+""")
+HS_INEQ = names("""
+    HS1 HS2 HS3 HS3MOD HS4 HS5 HS10 HS11 HS12 HS13 HS14 HS15 HS16 HS17 HS18 HS19 HS20 HS21 HS21MOD HS22 HS23 HS24 HS25 HS29 HS30
+    HS31 HS32 HS33 HS34 HS35 HS35I HS35MOD HS36 HS37 HS38 HS41 HS43 HS44 HS44NEW HS45 HS53 HS54 HS55 HS57 HS60 HS62 HS63 HS64
+    HS65 HS66 HS68 HS69 HS71 HS72 HS73 HS76 HS76I HS80 HS81 HS83 HS86 HS87 HS88 HS89 HS90 HS91 HS92 HS93 HS95 HS96 HS97 HS98
+    HS100 HS101 HS102 HS103 HS104 HS105 HS106 HS107 HS108 HS110 HS111 HS112 HS113 HS114 HS116 HS117 HS119 HS268
+""")
+
+
+def models(wanted: Iterable[str]) -> Iterator[Model]:
     modules = of_classes()
-    for name in names:
+    for name in wanted:
         kind = name.replace("-", "_")
         yield model(getattr(importlib.import_module(modules[kind]), kind)())
 
@@ -44,7 +60,8 @@ def of_classes() -> dict[str, str]:
     which takes 40 s.
     """
     spec = find_spec("sif2jax")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     root = Path(spec.origin).parent
     folders = [root, root / "cutest", *sorted((root / "cutest").glob("_*/"))]
     found: dict[str, str] = {}

@@ -65,7 +65,8 @@ class TrustConstr(Reference):
     """Trust-region interior point and Byrd-Omojokun SQP of scipy, with Hessian-vector products of f, c and h. Sparse Jacobians
     stay sparse where all are.
 
-    gtol, xtol: its own tolerances; iterations: its limit.
+    gtol, xtol: its own tolerances; iterations: its limit. Left alone, scipy ends by gtol whatever the barrier parameter is, where
+    the point may be far from a solution; here both have to be small.
 
     >>> import torch
     >>> from constrained import ConstrainedProblem, solve
@@ -106,6 +107,12 @@ class TrustConstr(Reference):
         if view.inequalities:
             jac = view.own_h_jacobian if sparse else view.h_jacobian
             rows.append(NonlinearConstraint(view.h, -np.inf, 0, jac=jac, hess=curvature(view.h_product)))  # pyright: ignore[reportArgumentType]
+        barrier = view.inequalities or view.bounded
+
+        def arrived(x: np.ndarray, state: Any) -> bool:
+            figures = state.optimality, state.constr_violation, state.barrier_parameter if barrier else 0.0
+            return max(figures) <= self.gtol
+
         found = minimize(
             view.f,
             view.x0,
@@ -114,13 +121,15 @@ class TrustConstr(Reference):
             method="trust-constr",
             bounds=Bounds(view.low, view.high) if view.bounded else None,  # pyright: ignore[reportArgumentType]
             constraints=rows,
+            callback=arrived,
             options={
-                "gtol": self.gtol,
+                "gtol": 0.0 if barrier else self.gtol,
                 "xtol": self.xtol,
                 "maxiter": self.iterations,
                 "barrier_tol": self.gtol,
                 "sparse_jacobian": sparse or None,
             },
         )
-        # status 1: by gtol, 2: by xtol. Its multipliers are least-squares ones, like ours.
-        return Found(found.x, int(found.nit), str(found.message), found.status in (1, 2))
+        # status 1: by gtol, 2: by xtol, 3: by `arrived`. Its multipliers are least-squares ones, like ours.
+        said = "gtol and the barrier parameter are reached" if found.status == 3 else str(found.message)
+        return Found(found.x, int(found.nit), said, found.status in (1, 2, 3))
