@@ -54,10 +54,13 @@ from constrained import (
     AugmentedLagrangianSGD,
     ConstrainedProblem,
     InteriorPoint,
+    Ipopt,
     NewtonCG,
+    Pounce,
     Sketch,
     SketchedNewton,
     TrustConstr,
+    Uno,
 )
 from constrained.core.solver import Solver
 from constrained.sets import ConvexSet
@@ -76,7 +79,8 @@ class Case:
     largest residual computed from the problem. others: tolerances of those that have one of their own. ends: the status of a full
     run. few: steps of the short runs of most checks. gradients: a step, where the docstring promises a number. draws: the solver
     draws random numbers of its own.
-    slow: the full run takes minutes; only the check of the answer is done, and marked.
+    slow: the full run takes minutes; only the check of the answer is done, and marked. needs: a package without which it is
+    skipped.
     """
 
     name: str
@@ -90,6 +94,7 @@ class Case:
     seed: int = 0
     slow: bool = False
     draws: bool = False
+    needs: str = ""
     others: dict[str, float] = field(default_factory=dict, hash=False)
 
 
@@ -387,4 +392,8 @@ CASES = [
     batches(name="multipliers-sgd-box", instance=lambda: projected(True, BOX, noise=True)),
     Case(name="slsqp-box", solver=SLSQP(tol=1e-6), instance=lambda: projected(True, BOX), tolerance=1e-6),
     Case(name="trust-constr", solver=TrustConstr(tol=1e-6), instance=projected, tolerance=1e-6),
+    *(
+        Case(name=package, solver=solver, instance=lambda: projected(True, BOX), tolerance=1e-6, others=MULTIPLIER, needs=package)
+        for package, solver in {"cyipopt": Ipopt(tol=1e-6), "pounce": Pounce(tol=1e-6), "unopy": Uno(tol=1e-6)}.items()
+    ),
 ]

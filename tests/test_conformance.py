@@ -1,5 +1,6 @@
 """Every check of conformance.py on every case of cases.py."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,14 @@ from cases import CASES
 from conformance import CHECKS, the_answer_is_right
 from conftest import FAMILIES, QUICK
 
+
+def marks(case):
+    missing = bool(case.needs) and find_spec(case.needs) is None
+    return [pytest.mark.slow] * case.slow + [pytest.mark.skip(f"{case.needs} is not installed")] * missing
+
+
 PAIRS = [
-    pytest.param(check, case, id=f"{case.name}-{check.__name__}", marks=[pytest.mark.slow] * case.slow)
+    pytest.param(check, case, id=f"{case.name}-{check.__name__}", marks=marks(case))
     for case in CASES
     for check in CHECKS
     if not case.slow or check is the_answer_is_right

@@ -45,7 +45,13 @@ PUBLIC = {  # and each package's solvers
     """,
 }
 PUBLIC = {package: [*names.split(), *package.solvers.__all__] for package, names in PUBLIC.items()}
-EXTRAS = {"bilevel.lm.models": "peft", "docs/howto/language-model.md": "peft"}  # examples that need an optional package
+EXTRAS = {  # examples that need an optional package
+    "bilevel.lm.models": "peft",
+    "constrained.solvers.ipopt": "cyipopt",
+    "constrained.solvers.pounce": "pounce",
+    "constrained.solvers.uno": "unopy",
+    "docs/howto/language-model.md": "peft",
+}
 NAMES = [pytest.param(package, name, id=f"{package.__name__}.{name}") for package, names in PUBLIC.items() for name in names]
 
 

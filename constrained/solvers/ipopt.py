@@ -28,6 +28,14 @@ class Ipopt(Reference):
 
     accuracy: its own tolerance, on its scaled problem; iterations: its limit. Raises MissingExtra where cyipopt is not installed.
 
+    >>> import torch
+    >>> from constrained import ConstrainedProblem, solve
+    >>> x = torch.zeros(2, dtype=torch.float64)
+    >>> problem = ConstrainedProblem(objective=lambda x: ((x - 1) ** 2).sum(), inequality=lambda x: x.sum() - 1, x=x)
+    >>> result = solve(problem, Ipopt())
+    >>> result.x.round(decimals=6), result.multipliers.inequality.round(decimals=6)
+    (tensor([0.5000, 0.5000], dtype=torch.float64), tensor([1.], dtype=torch.float64))
+
     Source: https://github.com/mechmotum/cyipopt; Waechter and Biegler 2006.
     """
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ from ..core.states import solver_state
 from ..core.status import Feature, Status
 from ..core.vec import Tree, Vec
 from ..oracle import ConstrainedOracle
+
+T = TypeVar("T")
 
 
 @solver_state("ReferenceState")
@@ -82,9 +84,9 @@ class Reference(Solver[ConstrainedOracle, ReferenceState]):
         except OutOfTime:
             x, said = view.vec(view.seen), "stopped at the limit of time"
             return replace(state, k=1, x=x, iterations=0, said=said, outcome=Status.MAX_SECONDS)
-        except BilevelError:  # some are ValueErrors too
-            raise
         except ValueError as error:  # scipy's linear algebra on NaN
+            if error is view.raised or isinstance(error, BilevelError):
+                raise
             found = Found(view.x0, 0, str(error), False)
         x = view.vec(found.x)
         tape, h = oracle.tape(x), torch.zeros(0) if oracle.h is None else oracle.h.value((x,))
@@ -122,10 +124,18 @@ class View:
         self.low, self.high = (bound.ravel().double().cpu().numpy() for bound in infinite)
         self.seen = self.x0  # where the last gradient was asked for: of these solvers, where they stand
         self._of_h = Objective("nothing", nothing(start), Calls())
+        self.raised: BaseException | None = None  # by the problem's functions
         self._at: tuple[bytes, dict[str, Any]] | None = None
 
     def vec(self, x: np.ndarray) -> Vec:
         return self.start.unravel(torch.as_tensor(np.array(x)).to(self.start.ravel()))
+
+    def _asked(self, what: Callable[[], T]) -> T:
+        try:
+            return what()
+        except Exception as error:
+            self.raised = error
+            raise
 
     def _once(self, x: np.ndarray, name: str, make: Callable[[], Any]) -> Any:
         """What is made at x, made once while x stays."""
@@ -134,7 +144,7 @@ class View:
             self._at = (key, {})
         kept = self._at[1]
         if name not in kept:
-            kept[name] = make()
+            kept[name] = self._asked(make)
         return kept[name]
 
     def tape(self, x: np.ndarray) -> Any:
@@ -150,26 +160,26 @@ class View:
 
     def gradient(self, x: np.ndarray) -> np.ndarray:
         self.seen = np.array(x)
-        return array(self.tape(x).gradient)
+        return self._asked(lambda: array(self.tape(x).gradient))
 
     def c(self, x: np.ndarray) -> np.ndarray:
         return array(self.tape(x).c)
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
-        return array(self.tape(x).jacobian)
+        return self._asked(lambda: array(self.tape(x).jacobian))
 
     def own_jacobian(self, x: np.ndarray) -> Any:
         """The same as scipy.sparse where the user gives it sparse."""
-        return own(self.tape(x))
+        return self._asked(lambda: own(self.tape(x)))
 
     def h(self, x: np.ndarray) -> np.ndarray:
         return array(self.h_tape(x).c)
 
     def h_jacobian(self, x: np.ndarray) -> np.ndarray:
-        return array(self.h_tape(x).jacobian)
+        return self._asked(lambda: array(self.h_tape(x).jacobian))
 
     def own_h_jacobian(self, x: np.ndarray) -> Any:
-        return own(self.h_tape(x))
+        return self._asked(lambda: own(self.h_tape(x)))
 
     # -- second derivatives -----------------------------------------------------------------------------------------------
     def lagrangian(self, x: np.ndarray, lam: np.ndarray, sigma: float = 1.0) -> Lagrangian:
@@ -184,14 +194,17 @@ class View:
 
     def product(self, x: np.ndarray, lam: np.ndarray, v: np.ndarray) -> np.ndarray:
         """(hess f + sum lam_i hess c_i) v; zero lam gives the objective's."""
-        return times(self.lagrangian(x, lam), v)
+        return self._asked(lambda: times(self.lagrangian(x, lam), v))
 
     def h_product(self, x: np.ndarray, mu: np.ndarray, v: np.ndarray) -> np.ndarray:
         """(sum mu_i hess h_i) v."""
-        return times(self.h_lagrangian(x, mu), v)
+        return self._asked(lambda: times(self.h_lagrangian(x, mu), v))
 
     def hessian(self, x: np.ndarray, sigma: float, lam: np.ndarray, mu: np.ndarray) -> list[Any]:
         """Summands of hess (sigma f + lam'c + mu'h), n x n: dense, or scipy.sparse where the user gives them so."""
+        return self._asked(lambda: self._summands(x, sigma, lam, mu))
+
+    def _summands(self, x: np.ndarray, sigma: float, lam: np.ndarray, mu: np.ndarray) -> list[Any]:
         summands = matrices(self.lagrangian(x, lam, sigma))
         return summands + (matrices(self.h_lagrangian(x, mu)) if self.inequalities else [])
 

@@ -51,7 +51,8 @@ class Places:
             yield (rows[kept] + first).astype(np.int64) * self.shape[1] + columns[kept], numbers[kept]
 
     def include(self, summands: list[Any]) -> None:
-        self.keys = np.unique(np.concatenate([self.keys, *(keys for keys, _ in self._entries(summands))]))
+        found = np.unique(np.concatenate([self.keys, *(keys for keys, _ in self._entries(summands))]))
+        self.keys = found if len(found) or 0 in self.shape else np.zeros(1, dtype=np.int64)  # Ipopt refuses a matrix of none
 
     def numbers(self, summands: list[Any]) -> np.ndarray:
         """The entries of the sum of the blocks, place by place. Raises Grown where one has no place."""

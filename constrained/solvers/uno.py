@@ -28,6 +28,14 @@ class Uno(Reference):
 
     accuracy: its own tolerances; iterations: its limit. Raises MissingExtra where unopy is not installed.
 
+    >>> import torch
+    >>> from constrained import ConstrainedProblem, solve
+    >>> x = torch.zeros(2, dtype=torch.float64)
+    >>> problem = ConstrainedProblem(objective=lambda x: ((x - 1) ** 2).sum(), inequality=lambda x: x.sum() - 1, x=x)
+    >>> result = solve(problem, Uno())
+    >>> result.x.round(decimals=6), result.multipliers.inequality.round(decimals=6)
+    (tensor([0.5000, 0.5000], dtype=torch.float64), tensor([1.], dtype=torch.float64))
+
     Source: https://github.com/cvanaret/Uno.
     """
 
