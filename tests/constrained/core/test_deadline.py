@@ -2,6 +2,7 @@
 user's function, so that nothing depends on the machine.
 """
 
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from bilevel import MAID, VPBGD, BilevelProblem, BORep, Box, Implicit, Penalty, Status, iterate, solve
 from bilevel.solvers import LVHBA
-from constrained import SLSQP, AugmentedLagrangian, ConstrainedProblem, SketchedNewton, TrustConstr
+from constrained import SLSQP, AugmentedLagrangian, ConstrainedProblem, Ipopt, Pounce, SketchedNewton, TrustConstr, Uno
 from constrained.core import deadline, running
 from constrained.core.deadline import OutOfTime, look, within
 
@@ -78,8 +79,20 @@ CASES = [
     (ball, SLSQP()),
     (ball, TrustConstr()),
     (sphere, SketchedNewton()),
+    (ball, Ipopt()),
+    (ball, Pounce()),
+    (ball, Uno()),
 ]
-each = pytest.mark.parametrize(("make", "solver"), CASES, ids=[type(solver).__name__ for _, solver in CASES])
+PACKAGES = {"Ipopt": "cyipopt", "Pounce": "pounce", "Uno": "unopy"}
+
+
+def case(make, solver):
+    name = type(solver).__name__
+    missing = name in PACKAGES and find_spec(PACKAGES[name]) is None
+    return pytest.param(make, solver, id=name, marks=[pytest.mark.skip(f"{name}: not installed")] * missing)
+
+
+each = pytest.mark.parametrize(("make", "solver"), [case(*pair) for pair in CASES])
 
 
 @pytest.fixture
