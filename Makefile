@@ -3,13 +3,14 @@
 # make quick   the tests of the core promises, in a minute
 # make crosscheck   the CUTEst problems against sif2jax, in an environment of its own
 # make peers        our hypergradients beside hypertorch, torchopt, jaxopt, BOAT and Betty, in an environment of its own
+# make constrained-peers   our constrained solvers beside SLSQP, trust-constr, Ipopt, Pounce and Uno, there too; SETS="sparse dense"
 # make fuzz    10,000 random problems, options and misbehaving functions, anew each time; FUZZ=500 for fewer
 # make slow    the longer tests, before a release           make docs    the documentation, into docs/_build/html
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo quick test check slow fuzz docs crosscheck peers clean
+.PHONY: demo quick test check slow fuzz docs crosscheck peers constrained-peers clean
 
 .venv/base:
 	$(PYTHON) -m venv .venv
@@ -63,6 +64,10 @@ crosscheck: .venv-crosscheck/done
 # hypertorch is not on PyPI: make peers HYPERTORCH=<a checkout of github.com/prolearner/hypertorch>, and so BETTY, for a newer one
 peers: .venv-peers/done
 	.venv-peers/bin/python benchmarks/bilevel_peers.py $(if $(HYPERTORCH),--hypertorch $(HYPERTORCH)) $(if $(BETTY),--betty $(BETTY))
+
+SETS ?= cutest-eq hs-ineq torch-small sparse dense
+constrained-peers: .venv-peers/done
+	.venv-peers/bin/python benchmarks/constrained_peers.py --set $(SETS)
 
 .venv-peers/done: benchmarks/requirements-peers.txt
 	$(PYTHON) -m venv .venv-peers

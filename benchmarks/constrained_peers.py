@@ -1,5 +1,6 @@
 """Our solvers of constrained problems beside SLSQP, trust-constr, Ipopt, Pounce and Uno, on the same functions in one process.
 
+    make constrained-peers
     python benchmarks/constrained_peers.py --set cutest-eq hs-ineq torch-small sparse dense [--solvers default SLSQP Pounce ...]
         [--only NAME ...] [--cap 20] [--repeats 1] [--to Ipopt] [--csv FILE] [--profile FILE.svg]
 
@@ -18,7 +19,12 @@ Solved: the residual of the judge (nlp/judge.py), from the functions and least-s
 that of another solver. Evaluations are points at which values, first and second derivatives were asked for (f, g, H), calls those
 of f and grad f. Ratios are geometric means over the problems that both solve at 1e-6, to the side `--to`: of points, calls, and
 seconds of the whole call and of the solver alone (own); ours checks its start and certifies its answer besides, which no count of
-evaluations includes (`beside` in the CSV). One thread; --cap: seconds of one run. jit compilation is not in the times.
+evaluations includes (`beside` in the CSV). One thread; --cap: seconds of one run. jit compilation is not in the times; what is
+compiled is kept in the folder for temporary files, since the first run takes a quarter of an hour for it. Of functions in torch
+gradients and products with Hessians are those that the library's own tally counts.
+
+TrustConstr is that of `constrained`, which does not let scipy end before the barrier parameter is small. Ipopt and Pounce keep bounds
+to the last digit.
 """
 
 from __future__ import annotations
