@@ -23,7 +23,7 @@ evaluations includes (`beside` in the CSV). One thread; --cap: seconds of one ru
 compiled is kept in the folder for temporary files, since the first run takes a quarter of an hour for it. Of functions in torch
 gradients and products with Hessians are those that the library's own tally counts.
 
-TrustConstr is that of `constrained`, which does not let scipy end before the barrier parameter is small. Ipopt and Pounce keep bounds
+TrustConstr, as `constrained` has it, does not let scipy end before the barrier parameter is small. Ipopt and Pounce keep bounds
 to the last digit.
 """
 
