@@ -28,6 +28,17 @@ def rings(n: int) -> csr_array:
     return csr_array((np.ones(2 * n), (np.concatenate([i, i]), np.concatenate([i, n + i]))), shape=(n, 2 * n))
 
 
+def diagonal(d: np.ndarray) -> csr_array:
+    """With its zeros stored, unlike what scipy makes of `diags_array`: places must not come and go with x."""
+    i = np.arange(len(d))
+    return csr_array((d, (i, i)), shape=(len(d), len(d)))
+
+
+def scaled(S: csr_array, d: np.ndarray) -> csr_array:
+    """S diag(d), zeros stored."""
+    return csr_array((S.data * d[S.indices], S.indices, S.indptr), shape=S.shape)
+
+
 def path(points: int) -> Model:
     """A planar path p_1, ..., p_N, of least sum of squared steps, its i-th point in the disc |p_i - q_i| <= r_i."""
     t = np.linspace(0, 6 * np.pi, points)
@@ -39,14 +50,14 @@ def path(points: int) -> Model:
     free = np.full(2 * points, np.inf)
     return Model(
         name="path-in-discs",
-        x0=centres.copy(),
+        x0=centres + 0.05,
         low=-free,
         high=free,
         f=Part(value=lambda x: 0.5 * x @ (H @ x), first=lambda x: H @ x, second=lambda x: H),
         h=Part(
             value=lambda x: S @ (x - centres) ** 2 - radii**2,
-            first=lambda x: S @ diags_array(2 * (x - centres), format="csr"),
-            second=lambda x, mu: diags_array(2 * (S.T @ mu), format="csr"),
+            first=lambda x: scaled(S, 2 * (x - centres)),
+            second=lambda x, mu: diagonal(2 * (S.T @ mu)),
         ),
     )
 
@@ -67,12 +78,12 @@ def membrane(n: int) -> Model:
         f=Part(
             value=lambda x: 0.5 * x @ (K @ x) + h * (x**4 / 4 + x).sum(),
             first=lambda x: K @ x + h * (x**3 + 1),
-            second=lambda x: K + diags_array(3 * h * x**2, format="csr"),
+            second=lambda x: K + diagonal(3 * h * x**2),
         ),
         h=Part(
             value=lambda x: S @ x**2 - 0.6,
-            first=lambda x: S @ diags_array(2 * x, format="csr"),
-            second=lambda x, mu: diags_array(2 * (S.T @ mu), format="csr"),
+            first=lambda x: scaled(S, 2 * x),
+            second=lambda x, mu: diagonal(2 * (S.T @ mu)),
         ),
     )
 
@@ -102,7 +113,7 @@ def pendulum(steps: int) -> Model:
     def H(x: np.ndarray, lam: np.ndarray) -> Any:
         bend = np.zeros(n)
         bend[: N - 1] = -d * lam[N - 1 : 2 * N - 2] * np.sin(x[: N - 1])
-        return diags_array(bend, format="csr")
+        return diagonal(bend)
 
     bound = np.concatenate([np.full(2 * N, np.inf), np.full(N, 0.6)])
     return Model(
@@ -113,7 +124,7 @@ def pendulum(steps: int) -> Model:
         f=Part(
             value=lambda x: weights @ (x - target) ** 2,
             first=lambda x: 2 * weights * (x - target),
-            second=lambda x: diags_array(2 * weights, format="csr"),
+            second=lambda x: diagonal(2 * weights),
         ),
         c=Part(value=c, first=J, second=H),
     )
