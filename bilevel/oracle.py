@@ -123,6 +123,10 @@ class BilevelOracle(Oracle):
         self.sources = None if mixture is None else Sources(*mixture, self.g)
         self.constraints = {name: Constraint(name, call, self.calls) for name, call in constraints.items()}
 
+    @property
+    def functions(self) -> Sequence[Level | Constraint]:
+        return self.f, self.g, *self.constraints.values()
+
     def penalised(
         self, sigma: float, x: Vec, y: Vec, xi: Draw | None = None, zeta: Draw | None = None, *, wrt: tuple[int, ...] = (1,)
     ):

@@ -153,6 +153,8 @@ class BilevelProblem(Problem):
         y = y if self._is_live else self.Y.project(y.detach().clone())
         self._check_live(oracle, x, y)
         derivatives.check_start(oracle, x, y)
+        if oracle.memory is not None:
+            oracle.memory.keep()
         if not self._right and not self._is_live:
             derivatives.expect_right(oracle, x, y)
             object.__setattr__(self, "_right", True)
@@ -232,12 +234,12 @@ class BilevelProblem(Problem):
         oracle, x, y, without = self.read(point)
         return residuals.renamed(residuals.residuals(oracle, x, y, point.multipliers), without)
 
-    def certify(self, point: Point) -> dict[str, float]:
+    def certify(self, point: Point, *, by: BilevelOracle | None = None) -> dict[str, float]:
         """`residuals`; `lower_gap` against re-solves of the lower level from several starts; `tie`, what f would gain at another
         lower solution of equal g, where a better one was found; and, where a first derivative is not that of its function, its
         relative error, `lower: d/dx` for instance.
         """
-        oracle, x, y, without = self.read(point)
+        oracle, x, y, without = self.read(point, by)
         starts = [oracle.variables["y"]]
         known = self.closed_form(x)
         starts += [] if known is None else [known]
@@ -248,13 +250,15 @@ class BilevelProblem(Problem):
         found |= derivatives.wrong(oracle, x, y)
         return residuals.renamed(found, without)
 
-    def progress(self, point: Point, start: Point, found: Mapping[str, float] | None = None) -> dict[str, float]:
+    def progress(
+        self, point: Point, start: Point, found: Mapping[str, float] | None = None, *, by: BilevelOracle | None = None
+    ) -> dict[str, float]:
         """`upper`, `lower` (and `constraints`): the share of the improvement since the start that may be missing, to first order;
         see `bilevel.certificates.progress`. Empty for a live y, and with constraints on the upper level.
         """
         if self.features & (Feature.LIVE | Feature.UPPER_EQUALITY | Feature.UPPER_INEQUALITY):
             return {}
-        oracle, x, y, _ = self.read(point)
+        oracle, x, y, _ = self.read(point, by)
         x0, y0 = (checked_start(n, getattr(start, n), oracle.variables[n]) for n in ("x", "y"))
         return progress.shares(oracle, (x, y), point.multipliers, (x0, y0), found or {})
 
@@ -288,10 +292,17 @@ class BilevelProblem(Problem):
         y = self.variables()["y"]
         return checked_start("y", self.lower_solution(x.tree()), y)
 
-    def read(self, point: Point) -> tuple[BilevelOracle, Vec, Vec, list[str]]:
-        """An oracle on all of the data, the point as Vecs, and the samplers that have no full batch but give their first."""
-        whole, without = self.judged()
-        oracle = whole.oracle()
+    def read(self, point: Point, by: BilevelOracle | None = None) -> tuple[BilevelOracle, Vec, Vec, list[str]]:
+        """An oracle on all of the data, the point as Vecs, and the samplers that have no full batch but give their first.
+
+        by: the oracle of a run, which is taken where nothing in it is random.
+        """
+        if by is not None and by.memory is not None and not (by.f.random or by.g.random):
+            oracle, without = by, []
+            by.memory.keep()
+        else:
+            whole, without = self.judged()
+            oracle = whole.oracle().remember()
         x = checked_start("x", point.x, oracle.variables["x"])
         y = self._at(point.y) if self._is_live else checked_start("y", point.y, oracle.variables["y"])
         return oracle, x, y, without

@@ -9,6 +9,7 @@ complementarity   |min(mu, max(-h, 0))|, where there are inequalities
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 
@@ -35,6 +36,9 @@ def check_start(oracle: ConstrainedOracle, x: Vec) -> None:
     Raises ProblemError.
     """
     generator, given = torch.Generator().manual_seed(0), "x and a batch" if oracle.f.takes_batch else "x, no batch"
+    if oracle.memory is not None:
+        with contextlib.suppress(Exception):  # on one graph, which the solver takes up; what fails is named below
+            oracle.tape(x, oracle.f.draw(0))
     for part in _parts(oracle):
         if isinstance(part, Constraint):
             try:
@@ -67,14 +71,15 @@ def _near(oracle: ConstrainedOracle, x: Vec) -> Iterator[list[Finding]]:
     generator = torch.Generator().manual_seed(1)
     for _ in range(2):
         at = oracle.X.project(x.add(direction(x, generator), NEAR * (1.0 + float(x.norm()))))
-        finite = all(bool(value.isfinite().all()) for value in _values(oracle, at))
-        yield _first(oracle, at, generator) if finite else []
+        yield _first(oracle, at, generator, finite=True)
 
 
 def expect_right(oracle: ConstrainedOracle, x: Vec) -> None:
     """Raise ProblemError where a first derivative is `wrong` near x."""
 
     def values() -> list[list[float]]:
+        if oracle.memory is not None:
+            oracle.memory.forget()
         return [value.reshape(-1).tolist() for value in _values(oracle, x)]
 
     looks.expect_right(wrong(oracle, x), lambda: values() == values())
@@ -85,13 +90,16 @@ def _values(oracle: ConstrainedOracle, x: Vec) -> list[Tensor]:
     return [part.value((x,), draw) if isinstance(part, Objective) else part.value((x,)) for part in _parts(oracle)]
 
 
-def _first(oracle: ConstrainedOracle, x: Vec, generator: torch.Generator) -> list[Finding]:
-    """grad f and J'w from values."""
-    findings, along = [], [direction(x, generator)]
+def _first(oracle: ConstrainedOracle, x: Vec, generator: torch.Generator, *, finite: bool = False) -> list[Finding]:
+    """grad f and J'w from values; `finite`: none where a value is not."""
+    claims, along = [], [direction(x, generator)]
     for part in _parts(oracle):
+        scalar = _scalar(oracle, part, x, generator)
         label = f"{part.name}: {'gradient' if isinstance(part, Objective) else 'Jacobian'}"
-        findings += looks.compared(_scalar(oracle, part, x, generator), (x,), [label], along)
-    return findings
+        claims.append((scalar, [label], *scalar.gradient((x,))))
+    if finite and not all(bool(value.isfinite()) for _, _, value, _ in claims):
+        return []
+    return [finding for claim in claims for finding in looks.compared(claim, (x,), along)]
 
 
 def multipliers(oracle: ConstrainedOracle, x: Vec) -> Multipliers:

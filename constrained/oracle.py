@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from .core.data import Sampler
 from .core.derivatives.constraint import Constraint
 from .core.derivatives.counts import Calls
+from .core.derivatives.graph import Graph
 from .core.derivatives.objective import Draw, Objective
 from .core.derivatives.replay import Replay
 from .core.derivatives.tape import Tape
@@ -43,10 +44,18 @@ class ConstrainedOracle(Oracle):
         self.variables = {"x": x}
         self.X = X
         self.replay = replay
-        self._last: Tape | None = None
         self.f = Objective("objective", objective, self.calls, sampler=sampler, seed=seed, random=random)
         self.c = None if equality is None else Constraint("equality", equality, self.calls)
         self.h = None if inequality is None else Constraint("inequality", inequality, self.calls)
+
+    @property
+    def functions(self) -> Sequence[Objective | Constraint]:
+        return [self.f, *self.rows]
+
+    @property
+    def rows(self) -> list[Constraint]:
+        """c and h, those there are."""
+        return [one for one in (self.c, self.h) if one is not None]
 
     @functools.cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -58,20 +67,36 @@ class ConstrainedOracle(Oracle):
 
     def tape(self, x: Vec, draw: Draw | None = None) -> Tape:
         """f and c at x, ready to differentiate."""
-        return self._tape([] if self.c is None else [self.c], x, draw)
+        rows = [] if self.c is None else [self.c]
+        held = self._held("stacked", x)
+        found = self._tape("tape", rows, x, draw) if held is None or self.h is None else held.first(len(rows))
+        return found if self.calls.purpose != "solve" else found.afresh()
 
     def stacked(self, x: Vec, draw: Draw | None = None) -> Tape:
-        """f and the rows (c, h) at x, ready to differentiate; the last one again for the same object."""
-        if self._last is None or self._last.at is not x or draw is not None:
-            self._last = self._tape(self.rows, x, draw)
-        return self._last
+        """f and the rows (c, h) at x, ready to differentiate; with what was computed there before."""
+        return self._tape("tape" if self.h is None else "stacked", self.rows, x, draw)
 
-    @property
-    def rows(self) -> list[Constraint]:
-        """c and h, those there are."""
-        return [one for one in (self.c, self.h) if one is not None]
+    def _held(self, name: str, x: Vec) -> Tape | None:
+        """The last tape of this kind, if it is at x."""
+        memory = None if self.f.random or self.replay is not None else self.memory
+        return None if memory is None else memory.graph(memory.key(name, (x,)))
 
-    def _tape(self, rows: list[Constraint], x: Vec, draw: Draw | None) -> Tape:
+    def _tape(self, name: str, rows: list[Constraint], x: Vec, draw: Draw | None) -> Tape:
+        memory = None if self.f.random else self.memory
+        key = None if memory is None else memory.key(name, (x,))
+        if memory is None or key is None:
+            return self._new(rows, x, draw)
+        tape = memory.graph(key)
+        if tape is None:
+            memory.evaluating(name)
+            tape = self._new(rows, x, draw)
+            memory.hold(key, tape)
+            for part, out in tape.graph_outs:
+                graph = Graph(out, [[tape.x]], (x,)) if out.requires_grad else None
+                memory.learn((part.name, key[1]), out.detach().double(), graph)
+        return tape
+
+    def _new(self, rows: list[Constraint], x: Vec, draw: Draw | None) -> Tape:
         return Tape(self.f, rows, x, draw) if self.replay is None else self.replay.tape(self.f, rows, x, draw)
 
     def recorded(self) -> Replay:

@@ -150,17 +150,24 @@ class ConstrainedProblem(Problem):
         oracle, x, suffix = self._read(point)
         return self._renamed(kkt.residuals(oracle, x, point.multipliers or Multipliers()), suffix)
 
-    def certify(self, point: Point) -> dict[str, float]:
+    def certify(self, point: Point, *, by: ConstrainedOracle | None = None) -> dict[str, float]:
         """`residuals`; and, where a first derivative is not that of its function, its relative error, `objective: gradient`."""
-        oracle, x, suffix = self._read(point)
+        oracle, x, suffix = self._read(point, by)
         found = kkt.residuals(oracle, x, point.multipliers or Multipliers())
         return self._renamed(found, suffix) | {f"{name}{suffix}": error for name, error in kkt.wrong(oracle, x).items()}
 
-    def progress(self, point: Point, start: Point, found: Mapping[str, float] | None = None) -> dict[str, float]:
+    def progress(
+        self,
+        point: Point,
+        start: Point,
+        found: Mapping[str, float] | None = None,
+        *,
+        by: ConstrainedOracle | None = None,
+    ) -> dict[str, float]:
         """`stationarity` and `feasibility`: the share of the improvement since the start that may be missing, to first order, and
         the violation in the change since the start; see `constrained.progress`.
         """
-        oracle, x, _ = self._read(point)
+        oracle, x, _ = self._read(point, by)
         x0 = checked_start("x", start.x, oracle.variables["x"])
         return progress.shares(oracle, x, point.multipliers or Multipliers(), x0)
 
@@ -179,10 +186,16 @@ class ConstrainedProblem(Problem):
     def _renamed(found: dict[str, float], suffix: str) -> dict[str, float]:
         return {f"{name}{suffix}" if name != "feasibility" else name: value for name, value in found.items()}
 
-    def _read(self, point: Point) -> tuple[ConstrainedOracle, Vec, str]:
-        """An oracle on all of the data (on the first batch of a stream: suffix `_estimate`), and the point."""
-        whole, without = self.judged()  # without a recording: what it holds of the world is of its own time
-        oracle = whole.oracle()
+    def _read(self, point: Point, by: ConstrainedOracle | None = None) -> tuple[ConstrainedOracle, Vec, str]:
+        """An oracle on all of the data (on the first batch of a stream: suffix `_estimate`), and the point.
+
+        The given one where it may be used: not a recording, since what it holds of the world is of its own time.
+        """
+        if by is not None and by.memory is not None and by.replay is None and not by.f.random:
+            oracle, without = by, []
+        else:
+            whole, without = self.judged()
+            oracle = whole.oracle().remember()
         _expect_rows(oracle, point.multipliers)
         return oracle, checked_start("x", point.x, oracle.variables["x"]), "_estimate" if without else ""
 

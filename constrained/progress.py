@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from . import kkt
+from .core.derivatives.constraint import Constraint
 from .core.derivatives.finite_differences import direction
 from .core.problem import Multipliers
 from .core.vec import Vec
@@ -113,8 +114,10 @@ def _estimable(oracle: ConstrainedOracle, x: Vec) -> bool:
 
 def _shares(oracle: ConstrainedOracle, x: Vec, given: Multipliers, start: Vec) -> dict[str, float]:
     draw, eps = oracle.f.draw(0), torch.finfo(x.dtype).eps
-    here, begun = oracle.tape(x, draw), oracle.tape(start, draw)
-    values = [_inequality(oracle, at) for at in (x, start)]
+    here = oracle.tape(x, draw)
+    f, f0 = float(here.value), float(oracle.f.value((start,), draw))
+    c, c0 = here.c.double(), _rows(oracle.c, start).to(x.dtype).double()
+    values = [_rows(oracle.h, at) for at in (x, start)]
     if (given.equality is None and oracle.c is not None) or (given.inequality is None and oracle.h is not None):
         given = kkt.multipliers(oracle, x)
     lam = here.c.double().new_zeros(here.m) if given.equality is None else given.equality.double().reshape(-1)
@@ -128,24 +131,21 @@ def _shares(oracle: ConstrainedOracle, x: Vec, given: Multipliers, start: Vec) -
         return at.unravel(flat)
 
     way, size = float((x - start).norm()), float(x.norm())
-    f, f0 = float(here.value), float(begun.value)
-    c, c0 = here.c.double(), begun.c.double()
     multiplied = float(lam.abs() @ c.abs() + mu @ values[0].abs())
     gained = abs(f0 - f) + float(lam.abs() @ c0.abs() + mu @ values[1].clamp(min=0))
     terms = abs(f) + float(here.gradient.double().norm()) * (size + way)
     rounding = ROUNDING * eps * terms
+    # Here first, where f and c were evaluated last.
+    violated = _violation(oracle, x, torch.cat([c, values[0]]), torch.cat([c0, values[1]]), here.m, max(size, way))
     missing = decrease(oracle.X, x, gradient(x), way, rounding, gradient) + multiplied
     if missing > SMALL * gained:  # of nothing, where f is as low at the start: then what f changes at all over that distance
         aside = oracle.X.project(x.add(direction(x, torch.Generator().manual_seed(3)), way))
         gained += FLAT * abs(float(oracle.f.value((aside,), draw)) - f)
-    return {
-        "stationarity": share(missing, rounding, gained),
-        "feasibility": _violation(oracle, x, torch.cat([c, values[0]]), torch.cat([c0, values[1]]), here.m, max(size, way)),
-    }
+    return {"stationarity": share(missing, rounding, gained), "feasibility": violated}
 
 
-def _inequality(oracle: ConstrainedOracle, x: Vec) -> Tensor:
-    return torch.zeros(0, dtype=torch.float64, device=x.device) if oracle.h is None else oracle.h.value((x,)).double()
+def _rows(part: Constraint | None, x: Vec) -> Tensor:
+    return torch.zeros(0, dtype=torch.float64, device=x.device) if part is None else part.value((x,))
 
 
 def _violation(oracle: ConstrainedOracle, x: Vec, values: Tensor, before: Tensor, m: int, size: float) -> float:
@@ -162,6 +162,6 @@ def _violation(oracle: ConstrainedOracle, x: Vec, values: Tensor, before: Tensor
         for _ in range(2):
             u = x.map(lambda t: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t))
             at = x.add(u, TRIAL * size / x.size**0.5)
-            moved = torch.cat([oracle.tape(at, oracle.f.draw(0)).c.double(), _inequality(oracle, at)])
+            moved = torch.cat([oracle.tape(at, oracle.f.draw(0)).c.double(), _rows(oracle.h, at)])
             scale = torch.maximum(scale, (moved - values).abs() * (x.size**0.5 / TRIAL))
     return max(share(v, 0.0, s) for v, s in zip(violated.tolist(), scale.tolist()))

@@ -59,14 +59,15 @@ def _near(oracle: BilevelOracle, x: Vec, y: Vec) -> Iterator[list[Finding]]:
         ways = ((x, NEAR), (y, NEAR / 2))
         u, v = (one.add(direction(one, generator), far * (1.0 + float(one.norm()))) for one, far in ways)
         u, v = oracle.X.project(u), oracle.Y.project(v)
-        finite = all(bool(level.value((u, v), level.draw(0)).isfinite()) for level in (oracle.f, oracle.g))
-        yield _first(oracle, u, v, generator) if finite else []
+        yield _first(oracle, u, v, generator, finite=True)
 
 
 def expect_right(oracle: BilevelOracle, x: Vec, y: Vec) -> None:
     """Raise ProblemError where a first derivative is `wrong` near (x, y)."""
 
     def values() -> list[float]:
+        if oracle.memory is not None:
+            oracle.memory.forget()
         return [float(level.value((x, y), level.draw(0))) for level in (oracle.f, oracle.g)]
 
     looks.expect_right(wrong(oracle, x, y), lambda: values() == values())
@@ -106,14 +107,16 @@ def check(oracle: BilevelOracle, x: Vec, y: Vec) -> Report:
     return worst(found)
 
 
-def _first(oracle: BilevelOracle, x: Vec, y: Vec, generator: torch.Generator) -> list[Finding]:
-    """d/dx and d/dy of the objectives and constraints, from values."""
-    findings, along = [], [direction(v, generator) for v in (x, y)]
+def _first(oracle: BilevelOracle, x: Vec, y: Vec, generator: torch.Generator, *, finite: bool = False) -> list[Finding]:
+    """d/dx and d/dy of the objectives and constraints, from values; `finite`: none where f or g is not."""
+    claims, along = [], [direction(v, generator) for v in (x, y)]
     for part in (oracle.f, oracle.g, *oracle.constraints.values()):
         labels = [f"{part.name}: d/d{name}" for name in NAMES]
-        draw = part.draw(0) if isinstance(part, Level) else None
-        findings += looks.compared(Scalar.of(part, (x, y), NAMES, generator, draw), (x, y), labels, along)
-    return findings
+        scalar = Scalar.of(part, (x, y), NAMES, generator, part.draw(0) if isinstance(part, Level) else None)
+        claims.append((scalar, labels, *scalar.gradient((x, y))))
+    if finite and not all(bool(value.isfinite()) for _, _, value, _ in claims[:2]):
+        return []
+    return [finding for claim in claims for finding in looks.compared(claim, (x, y), along)]
 
 
 def _second(oracle: BilevelOracle, x: Vec, y: Vec, generator: torch.Generator, right: set[str]) -> list[Finding]:

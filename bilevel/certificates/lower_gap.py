@@ -48,8 +48,9 @@ def lower_gap(oracle: BilevelOracle, x: Vec, y: Vec, starts: Sequence[Vec]) -> d
         found = [solve_lower(oracle, x, w, tol, max_steps=1000) for w in everywhere]
     else:
         level = Lower(oracle, x, Diagonal.blank(y))
-        todo = everywhere[:1] if convex_quadratic(oracle, x, [y, *starts, *around]) else everywhere
-        found = [level.minimised(NewtonCG(), w, tol, max_steps=1000) for w in todo]
+        found = [level.minimised(NewtonCG(), everywhere[0], tol, max_steps=1000)]
+        if not convex_quadratic(oracle, x, [y, *starts, *around]):
+            found += [level.minimised(NewtonCG(), w, tol, max_steps=1000) for w in everywhere[1:]]
     best = min(one.value for one in found)
     gap = {"lower_gap": max(0.0, here - best)}
     equal = ROUNDING * torch.finfo(y.dtype).eps * max(abs(best), abs(here))

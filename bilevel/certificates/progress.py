@@ -48,12 +48,14 @@ def shares(
         return {}
     level = Levels(oracle, given)
     r, r0 = level.residual(x, y), level.residual(x0, y0)
-    better, first = level.respond(x, y, POLISH * r), level.respond(x0, y0, ACCURATE * max(r0, r))
+    better = level.respond(x, y, POLISH * r)
     gradient = level.hypergradient(x, better)
     if gradient is None:
         return {}
+    first = level.respond(x0, y0, ACCURATE * max(r0, r))
+    slopes = gradient, level.hypergradient(x0, first) or gradient
     measured = {
-        "upper": level.upper((x, y), better, gradient, start, first, max(ACCURATE * r0, POLISH * r)),
+        "upper": level.upper((x, y), better, slopes, start, first, max(ACCURATE * r0, POLISH * r)),
     }
     if not level.coupled:
         gap = next((value for name, value in found.items() if name.startswith("lower_gap")), 0.0)
@@ -99,8 +101,9 @@ class Levels:
             gradient = penalised_estimate(oracle, x, y)
         return gradient if gradient is not None and bool(gradient.finite()) else None
 
-    def upper(self, at: Pair, better: Vec, gradient: Vec, start: Pair, first: Vec, tol: float) -> float:
-        oracle, (x, y), (x0, y0) = self.oracle, at, start
+    def upper(self, at: Pair, better: Vec, slopes: tuple[Vec, Vec], start: Pair, first: Vec, tol: float) -> float:
+        """slopes: grad Phi at x and at x0."""
+        oracle, (x, y), (x0, y0), gradient = self.oracle, at, start, slopes[0]
         f, (f_x, f_y) = oracle.f.gradient((x, better), None, (0, 1))
         way, size = float((x - x0).norm()), float(x.norm())
 
@@ -111,7 +114,7 @@ class Levels:
         rounding = ROUNDING * torch.finfo(x.dtype).eps * terms
         missing = decrease(oracle.X, x, gradient, way, rounding, slope_at)
         gained = abs(float(oracle.f.value((x0, first))) - float(f))
-        steepest = max(float(one.norm()) for one in (gradient, self.hypergradient(x0, first) or gradient))
+        steepest = max(float(one.norm()) for one in slopes)
         gained = min(gained, 10 * steepest * way)  # the rest of it, at a point near x0, is how accurately y was solved for
         moved = 0.0 if self.coupled else max(abs(float(slope @ (better - y))) for slope in (f_y, oracle.f.grad(x, y)[1]))
         if moved == 0:

@@ -122,6 +122,9 @@ class Auto(Solver[Any, AutoState]):
         new = replace(new, index=state.index + 1)
         return replace(new, inner=self.current(new).init(oracle, Point(*copy((at.x, at.y)))))
 
+    def revisit(self, oracle: Oracle, state: AutoState) -> bool:
+        return self.current(state).revisit(oracle, state.inner)
+
     def sharpened(self, oracle: Oracle, state: AutoState) -> AutoState:
         return replace(state, inner=self.current(state).sharpened(oracle, state.inner))
 

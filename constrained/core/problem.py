@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .data import FullBatch, Sampler, exact
 from .derivatives.counts import Calls
+from .derivatives.memory import Memory
 from .errors import OptionError, ProblemError, Unsuitable
 from .status import WELCOME, Feature
 from .vec import Tree, Vec
@@ -47,6 +48,19 @@ class Oracle(ABC):
 
     calls: Calls
     variables: dict[str, Vec]
+    memory: Memory | None = None
+
+    @property
+    def functions(self) -> Sequence[Any]:
+        """The user's, as far as they are remembered."""
+        return ()
+
+    def remember(self) -> Self:
+        """From here on a function is asked once at a point: in a run, or a certificate, while nothing that it holds changes."""
+        self.memory = Memory(self.calls)
+        for function in self.functions:
+            function.memory = self.memory
+        return self
 
 
 class Problem(ABC):
@@ -79,12 +93,18 @@ class Problem(ABC):
         """Optimality residuals at a point, unscaled."""
 
     @abstractmethod
-    def certify(self, point: Point) -> dict[str, float]:
-        """Residuals and what takes more work: the lower level re-solved from several starts."""
+    def certify(self, point: Point, *, by: Any = None) -> dict[str, float]:
+        """Residuals and what takes more work: the lower level re-solved from several starts.
 
-    def progress(self, point: Point, start: Point, found: Mapping[str, float] | None = None) -> dict[str, float]:
+        by: the oracle of a run that ends, for what it remembers and its counts; one of its own where there is none.
+        """
+
+    def progress(
+        self, point: Point, start: Point, found: Mapping[str, float] | None = None, *, by: Any = None
+    ) -> dict[str, float]:
         """Which share of the improvement since the start may be missing at a point, by the residual that would say so: numbers
-        that no unit changes. `found`: what `certify` says of the point, where it is known. Empty: not measured.
+        that no unit changes. `found`: what `certify` says of the point, where it is known. by: as in `certify`. Empty: not
+        measured.
         """
         return {}
 

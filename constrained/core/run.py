@@ -153,7 +153,7 @@ def _events(run: Run, check_every: int) -> Iterator[Event]:
             until = run.k + check_every
             while run.k < until and not (run.max_steps is not None and run.k >= run.max_steps) and not (run.broken or run.late):
                 try:
-                    run.timed(lambda: run.solver.step(run.oracle, run.state))
+                    run.timed(run.stepped)
                     run.k += not run.late
                 except NonFiniteGradient:
                     run.broken = True

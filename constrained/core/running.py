@@ -53,6 +53,8 @@ class Run:
         self.callbacks = callbacks
         self.oracle = problem.oracle(seed)
         self.live = any(isinstance(vec, LiveVec) for vec in self.oracle.variables.values())
+        if not (self.live or solver.stochastic):  # whose steps write into their points, and ask each once
+            self.oracle.remember()
         self.ranks = Ranks.here(next(iter(self.oracle.variables.values())).device) if self.live else None
         self.asked = solver.tolerance  # the solver's own falls where that is not enough
         self.lowered = 0  # times it fell
@@ -169,6 +171,14 @@ class Run:
         header["samplers"] = {name: sampler.state_dict() for name, sampler in self.samplers().items()}
         checkpoint.save(path, header, self.state, self.oracle.variables, self.ranks)
 
+    def stepped(self) -> Any:
+        """The solver's next step. Of what was asked before, it knows what a resumed run asks once more."""
+        if self.oracle.memory is not None:
+            with self.oracle.calls.counting("check"):
+                stands = self.solver.revisit(self.oracle, self.state)
+            self.oracle.memory.step_begins(with_graphs=stands)
+        return self.solver.step(self.oracle, self.state)
+
     def timed(self, work: Callable[[], Any]) -> None:
         """The solver's next state, and the time it takes. Where the time ends before, the last state stands, `late`."""
         start, self.judged = time.perf_counter(), None  # a step may write into the memory of the state
@@ -261,9 +271,10 @@ class Run:
         try:
             answer = self.answer()
             self.judged, point = (self.state, answer), self.problem.finish(answer)
-            with self.share():
-                self.found = self.problem.certify(point)
-                says = judged(self.problem, point, self.problem.finish(self.start), claim, self.found, self.asked)
+            with self.oracle.calls.counting("certificate"), self.share():
+                self.found = self.problem.certify(point, by=self.oracle)
+                start = self.problem.finish(self.start)
+                says = judged(self.problem, point, start, claim, self.found, self.asked, by=self.oracle)
         except OutOfTime:
             self.details = f"the solver ended as {claim.name}, and no time was left for the certificate"
             return Status.MAX_SECONDS

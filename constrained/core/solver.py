@@ -68,6 +68,10 @@ class Solver(Options, ABC, Generic[OracleT, StateT]):
         """Sentences the result must carry."""
         return ()
 
+    def revisit(self, oracle: OracleT, state: StateT) -> bool:
+        """Ask what the next step asks first, so that it stands from the step before; False: nothing. A resumed run does too."""
+        return False
+
     def retry(self, oracle: OracleT, state: StateT, status: Status, residuals: Mapping[str, float]) -> StateT:
         """A state to go on from after an end without success, `residuals` as far as the problem was asked; the same: none."""
         return state

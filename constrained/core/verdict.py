@@ -15,6 +15,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -45,8 +46,10 @@ class Judgement:
     measured: bool = False  # relative to the start too
 
 
-def judged(problem: Problem, point: Point, start: Point, claim: Status, found: Mapping[str, float], tol: float) -> Judgement:
-    """A claim of a solver, in the light of `found`, the problem's certificate of the point."""
+def judged(
+    problem: Problem, point: Point, start: Point, claim: Status, found: Mapping[str, float], tol: float, by: Any = None
+) -> Judgement:
+    """A claim of a solver, in the light of `found`, the problem's certificate of the point. by: as in `Problem.certify`."""
     words = ", ".join(f"{key} {value:.1e}" for key, value in found.items()) + f" (tol {tol:.1e})"
     if any(value != value for value in found.values()):
         return Judgement(Status.NONFINITE, words)
@@ -55,7 +58,7 @@ def judged(problem: Problem, point: Point, start: Point, claim: Status, found: M
     refused = Status.STALLED if unlikely else claim
     if not within and not _rounded_off(problem, point, found, tol):
         return Judgement(refused, words)
-    shares = {key: value for key, value in problem.progress(point, start, found).items() if value == value}
+    shares = {key: value for key, value in problem.progress(point, start, found, by=by).items() if value == value}
     limits = {key: limit(key, tol) if within else tol for key in shares}
     if not within and (not shares or ("lower" not in shares and found.get("lower_gap", 0.0) > tol)):
         return Judgement(refused, words)

@@ -181,6 +181,10 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
         step = s.x.add(s.x.unravel(grad), -1.0 / max(size, 1e-300))
         return float((s.x - oracle.X.project(step)).norm()) <= STEEP
 
+    def revisit(self, oracle: ConstrainedOracle, state: AugmentedLagrangianState) -> bool:
+        oracle.tape(state.x)
+        return True
+
     def terminate(self, oracle: ConstrainedOracle, state: AugmentedLagrangianState) -> Status:
         return state.outcome
 

@@ -174,6 +174,10 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
             return self._restored(it, s, 0.9)
         return self._moved(newton, found, s, tau, length)  # (5)
 
+    def revisit(self, oracle: ConstrainedOracle, state: InteriorPointState) -> bool:
+        at = self._iterate(self._program(oracle, state), state).at
+        return at.finite and at.smooth
+
     def terminate(self, oracle: ConstrainedOracle, state: InteriorPointState) -> Status:
         return state.outcome
 

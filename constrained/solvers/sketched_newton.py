@@ -203,6 +203,10 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
                 return self._moved(new, expand(oracle, found.merit, here, there, z)) if further else moved
         return self._restored(oracle, s, here) if self.robust else replace(s, outcome=Status.DEGENERATE)
 
+    def revisit(self, oracle: ConstrainedOracle, state: SketchedNewtonState) -> bool:
+        oracle.tape(state.x)
+        return True
+
     def terminate(self, oracle: ConstrainedOracle, state: SketchedNewtonState) -> Status:
         return state.outcome
 

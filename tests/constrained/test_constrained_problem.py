@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from bilevel import Box, Function, MiniBatches, Point, Stream
 from constrained.core.derivatives.constraint import Constraint
 from constrained.core.derivatives.counts import Calls
-from constrained.core.derivatives.objective import BATCHED, Objective
+from constrained.core.derivatives.graph import BATCHED
+from constrained.core.derivatives.objective import Objective
 from constrained.core.derivatives.tape import Tape
 from constrained.core.errors import NonFiniteStart, OptionError, ProblemError, Unsuitable
 from constrained.core.problem import Multipliers

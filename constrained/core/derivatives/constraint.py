@@ -13,9 +13,11 @@ from ..live import LiveVec
 from ..vec import Tree, Vec
 from .counts import Calls
 from .function import Function
+from .graph import Graph, backwards
 from .leaves import differentiable, leaves_of, shaped, split
 from .matrix import Matrix, is_sparse, matrix
-from .objective import backwards, gradients
+from .memory import Key, Memory
+from .objective import gradients
 
 
 class Constraint:
@@ -28,8 +30,11 @@ class Constraint:
         self.own = call if isinstance(call, Function) else Function(call)
         self.calls = calls
         self.m: int | None = None  # its rows, once they are known
+        self.memory: Memory | None = None  # of the oracle of a run or a certificate
 
     def evaluate(self, args: Sequence[Tree]) -> Tensor:
+        if self.memory is not None:
+            self.memory.evaluating(self.name)
         out = self.own.value(*args)
         if not isinstance(out, Tensor) or out.ndim > 1 or not out.is_floating_point() or out.device.type == "meta":
             got = (
@@ -44,9 +49,35 @@ class Constraint:
         return out.reshape(-1)
 
     def value(self, args: Sequence[Vec]) -> Tensor:
+        key = self._key(args)
+        if self.memory is not None and (known := self.memory.known(key)) is not None:
+            return known.value
+        autodiff = self.own.vjp is None and self.own.jacobian is None
+        if key is not None and autodiff:
+            return self._graph(key, args).out.detach().double()
         self.calls.of(self.name).values += 1
         with torch.enable_grad():
-            return self.evaluate(leaves_of(args, self.own.vjp is None and self.own.jacobian is None)).detach().double()
+            value = self.evaluate(leaves_of(args, autodiff)).detach().double()
+        if self.memory is not None and key is not None:
+            self.memory.learn(key, value)
+        return value
+
+    def _key(self, args: Sequence[Vec]) -> Key | None:
+        """Of a point that is remembered."""
+        return None if self.memory is None else self.memory.key(self.name, args)
+
+    def _graph(self, key: Key | None, args: Sequence[Vec]) -> Graph:
+        """An evaluation with its graph: the last one, where it was here."""
+        graph = None if self.memory is None else self.memory.graph(key)
+        if graph is None:
+            self.calls.of(self.name).values += 1
+            with torch.enable_grad():
+                trees, leaves = differentiable(args, range(len(args)))
+                each = iter(leaves)
+                graph = Graph(self.evaluate(trees), [[next(each) for _ in vec.leaves] for vec in args], args)
+            if self.memory is not None and key is not None:
+                self.memory.learn(key, graph.out.detach().double(), graph)
+        return graph
 
     def vjp(self, args: Sequence[Vec], weights: Tensor) -> list[Vec]:
         self.calls.of(self.name).vjps += 1
@@ -58,6 +89,10 @@ class Constraint:
         if self.own.jacobian is not None:
             matrices = self.matrices(args, len(weights))
             return [vec.unravel(J.T @ weights.to(J.entries.dtype)) for vec, J in zip(args, matrices)]
+        key = self._key(args)
+        if key is not None:
+            graph = self._graph(key, args)
+            return graph.pull(range(len(args)), weights.to(graph.out.dtype))
         self.calls.of(self.name).values += 1
         found = gradients([lambda trees: (out := self.evaluate(trees)) @ weights.to(out.dtype)], args, range(len(args)))
         return split(found, args, range(len(args)))
@@ -68,17 +103,16 @@ class Constraint:
             each = [self.vjp(args, w) for w in W]
             stacks = [[found[i].ravel() for found in each] for i in range(len(args))]
             return [torch.stack(rows) if rows else vec.ravel().new_zeros(0, vec.size) for rows, vec in zip(stacks, args)]
-        count = self.calls.of(self.name)
-        count.values, count.vjps = count.values + 1, count.vjps + len(W)
+        self.calls.of(self.name).vjps += len(W)
+        graph = self._graph(self._key(args), args)
+        out, leaves = graph.out, [leaf for one in graph.inputs for leaf in one]
         with torch.enable_grad():
-            trees, leaves = differentiable(args, range(len(args)))
-            out = self.evaluate(trees)
             if out.requires_grad and len(W):
                 found = iter(backwards([out], [W.to(out.dtype)], leaves))
             else:
                 found = iter([leaf.new_zeros(len(W), *leaf.shape) for leaf in leaves])
         # Not reshape(len(W), -1), which does not know the width of what has no entries.
-        return [torch.cat([next(found).detach().reshape(len(W), leaf.numel()) for leaf in vec.leaves], 1) for vec in args]
+        return [torch.cat([next(found).detach().reshape(len(W), leaf.numel()) for leaf in one], 1) for one in graph.inputs]
 
     def matrices(self, args: Sequence[Vec], m: int) -> list[Matrix]:
         """The user's Jacobians J_x, J_y with m rows, dense or sparse as they come, columns in the order of `Vec.ravel`.

@@ -111,11 +111,13 @@ def _moved(arg: Vec, far: float, generator: torch.Generator) -> Vec:
     return arg.add(direction(arg, generator), far * (1.0 + float(arg.norm())))
 
 
-def compared(scalar: Scalar, args: Sequence[Vec], labels: Sequence[str], along: Sequence[Vec]) -> list[Finding]:
-    """Its derivatives in each argument along a direction against central differences of its values."""
-    eps = torch.finfo(args[0].dtype).eps
-    value, grads = scalar.gradient(args)
-    findings = []
+Claim = tuple[Scalar, Sequence[str], Tensor, list[Vec]]  # labels of the gradients, value, gradients
+
+
+def compared(claim: Claim, args: Sequence[Vec], along: Sequence[Vec]) -> list[Finding]:
+    """Derivatives in each argument along a direction against central differences of the values."""
+    scalar, labels, value, grads = claim
+    eps, findings = torch.finfo(args[0].dtype).eps, []
     for i, (arg, d, grad, label) in enumerate(zip(args, along, grads, labels)):
         h = eps ** (1 / 3) * max(1.0, float(arg.max_norm()))
 
@@ -180,7 +182,7 @@ def lost_twice(part: Objective, args: Sequence[Vec], labels: Mapping[tuple[int, 
         claims = {block: here.product(vs[block[1]], *block) for block in labels}
     except Unsuitable as why:
         return str(why)
-    if part.own.hvp is not None or not own_nodes(part.graph(at, draw)):
+    if part.own.hvp is not None or not own_nodes(part.graph(at, draw) if here.out is None else here.out):
         return ""
     for (row, col), claim in claims.items():
         h = eps ** (1 / 3) * max(1.0, float(at[col].max_norm()))

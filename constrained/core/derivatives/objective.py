@@ -20,10 +20,12 @@ from ..data import Batch, NoData, Sampler, rows, tokens
 from ..errors import ProblemError, Unsuitable
 from ..processes import Ranks
 from ..shared_state import Randomness, without_cudnn
-from ..vec import Tree, Vec
+from ..vec import Tree, Vec, tensors
 from .counts import Calls
 from .function import Function
+from .graph import Backward, Graph, backward, backwards
 from .leaves import differentiable, leaves_of, shaped, split
+from .memory import Key, Memory
 
 
 # -- a scalar function, ready to differentiate ------------------------------------------------------------------------------
@@ -62,6 +64,7 @@ class Objective:
         self.randomness = Randomness(random)
         self.random = random or self.sampler.stochastic  # may use module randomness (dropout)
         self.ranks = ranks  # processes that share batches: values and gradients are means over them
+        self.memory: Memory | None = None  # of the oracle of a run or a certificate
         self._whole = None if self.sampler.stochastic else self.draw(0)
 
     @property
@@ -88,6 +91,8 @@ class Objective:
 
     def evaluate(self, args: Sequence[Tree], draw: Draw) -> Tensor:
         """The user's value on trees, checked to be a 0-dim tensor."""
+        if self.memory is not None:
+            self.memory.evaluating(self.name)
         out = self.call(args, draw)
         tensor = isinstance(out, Tensor)
         if not tensor or out.numel() != 1 or not out.is_floating_point() or out.device.type == "meta":
@@ -98,20 +103,62 @@ class Objective:
 
     def value(self, args: Sequence[Vec], draw: Draw | None = None) -> Tensor:
         """0-dim float64."""
+        key = self._key(args)
+        if self.memory is not None and (known := self.memory.known(key)) is not None:
+            return known.value
         self.calls.of(self.name).values += 1
         trees = leaves_of(args, self.own.gradient is None)
         alive = any(isinstance(vec, live.LiveVec) for vec in args)  # whose forward would prepare its backward
         with torch.no_grad() if alive else torch.enable_grad():
-            value = self.evaluate(trees, self._at(draw)).detach().double()
+            out = self.evaluate(trees, self._at(draw))
+        value = out.detach().double()
         live.resharded(trees)
+        if self.memory is not None and key is not None:
+            graph = Graph(out, [tensors(tree) for tree in trees], args) if self.own.gradient is None else None
+            self.memory.learn(key, value, graph)
         if self.ranks is not None:
             self.ranks.mean_([value])
         return value
 
     def gradient(self, args: Sequence[Vec], draw: Draw | None = None, wrt: Sequence[int] = (0,)) -> tuple[Tensor, list[Vec]]:
         """Value and the gradients in the arguments `wrt`, by one backward."""
-        (value,), grads = gradient([(1.0, self, draw)], args, wrt)
-        return value, grads
+        key, at = self._key(args), self._at(draw)
+        if self.memory is None or key is None:
+            (value,), grads = gradient([(1.0, self, draw)], args, wrt)
+            return value, grads
+        known = self.memory.known(key)
+        missing = [i for i in wrt if known is None or i not in known.grads]
+        graph = self.memory.graph(key)
+        if missing and (known is None or not isinstance(graph, Graph)):
+            self._tick(at)
+            if self.own.gradient is not None:
+                value, found = self._own_gradient(args, at, missing)
+            else:
+                with torch.enable_grad():
+                    trees, _ = differentiable(args, ())
+                    graph = Graph(self.evaluate(trees, at), [tensors(tree) for tree in trees], args)
+                value, found = graph.out.detach().double(), graph.pull(missing)
+            known = self.memory.learn(key, value, graph)
+            known.grads.update(zip(missing, found))
+        elif missing and known is not None:
+            known.grads.update(zip(missing, graph.pull(missing)))
+        assert known is not None
+        return known.value, [known.grads[i] for i in wrt]
+
+    def recalled(self, args: Sequence[Vec], wrt: Sequence[int]) -> tuple[Tensor, list[Vec]] | None:
+        """What `gradient` gives, where nothing has to be evaluated for it."""
+        known = None if self.memory is None else self.memory.known(self._key(args))
+        return None if known is None or any(i not in known.grads for i in wrt) else (known.value, [known.grads[i] for i in wrt])
+
+    def _key(self, args: Sequence[Vec]) -> Key | None:
+        """Of a point that is remembered; a random function has another value the next time."""
+        return None if self.memory is None or self.random else self.memory.key(self.name, args)
+
+    def _tick(self, at: Draw) -> None:
+        count = self.calls.of(self.name)
+        count.gradients += 1
+        count.rows += at.rows
+        count.tokens += at.tokens
 
     def depends(self, args: Sequence[Vec], draw: Draw | None = None) -> bool:
         """Whether the value depends on any argument by a graph of autograd."""
@@ -119,12 +166,23 @@ class Objective:
 
     def graph(self, args: Sequence[Vec], draw: Draw | None = None) -> Tensor:
         """The value with its graph."""
+        key = self._key(args)
+        known = None if self.memory is None else self.memory.graph(key)
+        if known is not None and known.out is not None:
+            return known.out
         with torch.enable_grad():
             return self.evaluate(differentiable(args, ())[0], self._at(draw))
 
     def linearize(self, args: Sequence[Vec], draw: Draw | None = None) -> Linearization:
         """The gradient at a point with its graph kept, for products with second derivatives. Counts one gradient."""
-        return Linearization(self, args, self._at(draw))
+        key = self._key(args)
+        graph = None if self.memory is None else self.memory.graph(key)
+        if isinstance(graph, Linearization):
+            return graph
+        new = Linearization(self, args, self._at(draw), graph)
+        if self.memory is not None and key is not None:
+            self.memory.learn(key, new.value, new).grads.update(enumerate(new.grads))
+        return new
 
     def _at(self, draw: Draw | None) -> Draw:
         found = draw or self._whole
@@ -158,10 +216,7 @@ def gradient(terms: Sequence[Weighted], args: Sequence[Vec], wrt: Sequence[int])
     auto = []
     for i, (weight, f, draw) in enumerate(terms):
         at = f._at(draw)
-        count = f.calls.of(f.name)
-        count.gradients += 1
-        count.rows += at.rows
-        count.tokens += at.tokens
+        f._tick(at)
         if f.own.gradient is None:
             auto.append((i, weight, f, at))
             continue
@@ -242,28 +297,33 @@ class Linearization:
     `product(v, 1, 1)` = g_yy v and `product(v, 0, 1)` = g_xy v for g(x, y).
     """
 
-    def __init__(self, objective: Objective, args: Sequence[Vec], draw: Draw):
+    def __init__(self, objective: Objective, args: Sequence[Vec], draw: Draw, graph: Graph | None = None):
         if not objective.second_order:
             raise Unsuitable(f"{objective.name}: no second derivatives: give Function(..., hvp=, jvp=)")
         if any(isinstance(vec, live.LiveVec) for vec in args):
             raise Unsuitable(f"{objective.name}: no second derivatives in a live module: give the module, not Live(module)")
         self.objective, self.args, self.draw = objective, list(args), draw
         own = objective.own
-        count = objective.calls.of(objective.name)
-        count.gradients += 1
-        count.rows += draw.rows
-        count.tokens += draw.tokens
+        self.out: Tensor | None = None  # the value with its graph, where there is one
         self._graph: list[Tensor | None] = []
         if own.torch and (own.gradient is None or own.hvp is None or (own.jvp is None and len(args) > 1)):
-            self.value, self.grads = self._differentiate()
+            graph = graph if self.args[0].device.type != "cuda" else None  # which cuDNN may have made
+            if graph is None:
+                objective._tick(draw)
+            self.value, self.grads = self._differentiate(graph)
         else:
+            objective._tick(draw)
             self.value, self.grads = objective._own_gradient(args, draw, range(len(args)))
 
-    def _differentiate(self) -> tuple[Tensor, list[Vec]]:
+    def _differentiate(self, graph: Graph | None = None) -> tuple[Tensor, list[Vec]]:
         every = range(len(self.args))
         with torch.enable_grad(), without_cudnn(self.args[0].device):
-            trees, self._inputs = differentiable(self.args, every)
-            out = self.objective.evaluate(trees, self.draw)
+            if graph is None:
+                trees, self._inputs = differentiable(self.args, every)
+                out = self.objective.evaluate(trees, self.draw)
+            else:
+                out, self._inputs = graph.out, [leaf for leaves in graph.inputs for leaf in leaves]
+            self.out = out
             found = (
                 torch.autograd.grad(out, self._inputs, create_graph=True, allow_unused=True)
                 if out.requires_grad
@@ -334,34 +394,3 @@ def twice_missing(name: str, cause: RuntimeError) -> Exception:
         return cause
     hint = ": attention has them under sdpa_kernel(SDPBackend.MATH)" if "attention" in str(cause) else ""
     return Unsuitable(f"{name}: no second derivatives: {cause}{hint}")
-
-
-# -- backward of a kept graph -----------------------------------------------------------------------------------------------
-Backward = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, ...]]
-BATCHED = 50  # entries of the largest tensor up to which the overhead of a batched backward outweighs its arithmetic
-
-
-def backward(outs: Sequence[Tensor], weights: Sequence[Tensor | None], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """sum_i (d outs_i / d input)' weights_i for each input."""
-    found = torch.autograd.grad(outs, inputs, weights, retain_graph=True, allow_unused=True)
-    return tuple(torch.zeros_like(at) if grad is None else grad for grad, at in zip(found, inputs))
-
-
-def backwards(outs: Sequence[Tensor], stacks: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The same for q weights an output, stacked: every result has q rows. One by one where an operator has no batching rule.
-
-    Measured (torch 2.13, one thread): `torch.func.vmap` of the backward is the fastest or within 1.3 of it on logistic
-    regression, stencils, chains and small networks. `is_grads_batched` costs 0.2 ms less a call, which is all at n = 5, but makes
-    A'W from q products of A with one vector: 8 to 20 times slower at n = 500. A user's A @ X with one column is slow in both.
-    """
-    try:
-        if max(t.numel() for t in (*outs, *inputs)) > BATCHED:
-            return torch.func.vmap(backward, (None, 0, None))(outs, stacks, inputs)
-        found = torch.autograd.grad(outs, inputs, stacks, retain_graph=True, allow_unused=True, is_grads_batched=True)
-        return tuple(at.new_zeros(len(stacks[0]), *at.shape) if grad is None else grad for grad, at in zip(found, inputs))
-    except RuntimeError:
-        each = [backward(outs, weights, inputs) for weights in zip(*stacks)]
-        return tuple(torch.stack(rows) for rows in zip(*each))
-
-
-# -- helpers ----------------------------------------------------------------------------------------------------------------

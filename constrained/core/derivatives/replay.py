@@ -23,8 +23,9 @@ from torch import Tensor
 
 from ..vec import Vec
 from .constraint import Constraint
+from .graph import BATCHED
 from .matrix import Matrix
-from .objective import BATCHED, Draw, Objective
+from .objective import Draw, Objective
 from .tape import Lagrangian, Tape
 
 AGREE = 4e3  # round-offs by which a replayed number may differ from the tape's, 1e-12 in float64
@@ -107,6 +108,10 @@ class ReplayedTape(Tape):
         f.calls.of(f.name).rows += self.draw.rows
         for one in self.constraints:
             one.calls.of(one.name).values += 1
+
+    @property
+    def graph_outs(self) -> list[tuple[Objective | Constraint, Tensor]]:
+        return []  # no graphs
 
     @functools.cached_property
     def _numbers(self) -> Sequence[Tensor]:  # f, c, g, J

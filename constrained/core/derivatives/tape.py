@@ -8,6 +8,7 @@ the graph's; matrices stay as they come, dense or sparse.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -47,6 +48,25 @@ class Tape:
         with torch.enable_grad():
             found = part.evaluate([tree], self.draw) if isinstance(part, Objective) else part.evaluate([tree]).to(self.x.dtype)
         return found if differentiate else found.detach()
+
+    def afresh(self) -> Tape:
+        """The same evaluation, of which no derivative was taken yet."""
+        twin = copy.copy(self)
+        for name, field in vars(type(self)).items():
+            if isinstance(field, functools.cached_property):
+                vars(twin).pop(name, None)
+        return twin
+
+    def first(self, count: int) -> Tape:
+        """The same evaluation, of the rows of the first constraints alone."""
+        twin = self.afresh()
+        twin.constraints, twin._outs = self.constraints[:count], self._outs[:count]
+        return twin
+
+    @property
+    def graph_outs(self) -> list[tuple[Objective | Constraint, Tensor]]:
+        """f and the constraints with what they returned."""
+        return list(zip(self.parts, [self._f_out, *self._outs]))
 
     @functools.cached_property
     def value(self) -> Tensor:

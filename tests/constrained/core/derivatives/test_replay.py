@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bilevel import Box, FullBatch, Function, MiniBatches
 from constrained import SLSQP, AugmentedLagrangian, ConstrainedProblem, SketchedNewton, solve
-from constrained.core.derivatives.objective import BATCHED
+from constrained.core.derivatives.graph import BATCHED
 from constrained.core.derivatives.tape import Tape
 from constrained.core.vec import Vec
 from constrained.oracle import ConstrainedOracle

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from constrained import ConstrainedProblem
-from constrained.core.derivatives.objective import BATCHED
+from constrained.core.derivatives.graph import BATCHED
 from constrained.core.vec import Vec
 from problems.pde import laplacian
 
