@@ -71,7 +71,7 @@ def test_replay_is_the_tape(name):
         lam = torch.randn(eager.tape(x).m, generator=generator, dtype=F64)
         replayed.tape(x)
         same_numbers(replayed.tape(x), eager.tape(x), lam, generator)
-    assert replayed.calls.as_dict() == eager.calls.as_dict()
+    assert replayed.calls.by["solve"] == eager.calls.by["solve"]
 
 
 def test_replay_is_torch_func():
