@@ -52,9 +52,10 @@ class Tape:
     def afresh(self) -> Tape:
         """The same evaluation, of which no derivative was taken yet."""
         twin = copy.copy(self)
-        for name, field in vars(type(self)).items():
-            if isinstance(field, functools.cached_property):
-                vars(twin).pop(name, None)
+        for kind in type(self).__mro__:
+            for name, field in vars(kind).items():
+                if isinstance(field, functools.cached_property):
+                    vars(twin).pop(name, None)
         return twin
 
     def first(self, count: int) -> Tape:

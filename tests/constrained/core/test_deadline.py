@@ -159,14 +159,14 @@ def test_what_was_certified_is_what_is_reported(clock, monkeypatch):
     problem = two_levels(clock)
     certify, certified = BilevelProblem.certify, []
 
-    def slow(self, point):
-        found = certify(self, point)
+    def slow(self, point, **by):
+        found = certify(self, point, **by)
         clock.calls += 10**6
         certified.append(point)
         return found
 
     monkeypatch.setattr(BilevelProblem, "certify", slow)
-    monkeypatch.setattr(BilevelProblem, "progress", lambda *_: {})
+    monkeypatch.setattr(BilevelProblem, "progress", lambda *_, **__: {})
     result = solve(problem, Penalty(), tol=1e-3, max_seconds=10**6)
     assert result.status is Status.CONVERGED
     assert torch.equal(result.x, certified[-1].x)

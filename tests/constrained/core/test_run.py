@@ -247,7 +247,7 @@ def test_ctrl_c_inside_the_users_function():
 
     def lower(x, y):
         calls.append(1)
-        if len(calls) == 40:
+        if len(calls) == 25:
             raise KeyboardInterrupt
         return ((y - x) ** 2).sum()
 

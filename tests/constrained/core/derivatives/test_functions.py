@@ -12,6 +12,7 @@ from torch import Tensor
 
 from constrained.core.data import MiniBatches
 from constrained.core.derivatives import function
+from constrained.core.derivatives import graph
 from constrained.core.derivatives import objective as objectives
 from constrained.core.derivatives.constraint import Constraint
 from constrained.core.derivatives.counts import Calls, Count
@@ -85,7 +86,7 @@ def test_own_derivatives_of_one_variable():
 @pytest.mark.parametrize("n", [30, 70])
 def test_stacks_of_products_with_a_large_matrix(n):
     """Logistic regression with a penalty a feature: g_yy = A'DA + diag(e^x), g_xy = diag(e^x y), below and above BATCHED."""
-    assert 30 <= objectives.BATCHED < 70
+    assert 30 <= graph.BATCHED < 70
     rows, labels, y, x = randn(90, n, seed=40), randn(90, seed=41).sign(), 0.1 * randn(n, seed=42), 0.1 * randn(n, seed=43)
 
     def g(x: Tensor, y: Tensor) -> Tensor:
