@@ -11,8 +11,7 @@ from scipy import sparse
 from torch import Tensor
 
 from constrained.core.data import MiniBatches
-from constrained.core.derivatives import function
-from constrained.core.derivatives import graph
+from constrained.core.derivatives import function, graph
 from constrained.core.derivatives import objective as objectives
 from constrained.core.derivatives.constraint import Constraint
 from constrained.core.derivatives.counts import Calls, Count
