@@ -92,14 +92,16 @@ def _values(oracle: ConstrainedOracle, x: Vec) -> list[Tensor]:
 
 def _first(oracle: ConstrainedOracle, x: Vec, generator: torch.Generator, *, finite: bool = False) -> list[Finding]:
     """grad f and J'w from values; `finite`: none where a value is not."""
-    claims, along = [], [direction(x, generator)]
+    claims, (x, d) = [], _with_room(oracle, x, direction(x, generator))
     for part in _parts(oracle):
+        if part.own.differences:
+            continue
         scalar = _scalar(oracle, part, x, generator)
         label = f"{part.name}: {'gradient' if isinstance(part, Objective) else 'Jacobian'}"
         claims.append((scalar, [label], *scalar.gradient((x,))))
     if finite and not all(bool(value.isfinite()) for _, _, value, _ in claims):
         return []
-    return [finding for claim in claims for finding in looks.compared(claim, (x,), along)]
+    return [finding for claim in claims for finding in looks.compared(claim, (x,), [d])]
 
 
 def multipliers(oracle: ConstrainedOracle, x: Vec) -> Multipliers:
@@ -171,10 +173,19 @@ def half_bounded(A: np.ndarray, b: np.ndarray, free: int, tol: float = 1e-10) ->
         return np.full(A.shape[1], np.nan)
     if free == A.shape[1]:
         return np.linalg.lstsq(A, b, rcond=1e-12)[0] if free else np.zeros(0)
-    from scipy.optimize import lsq_linear
+    from scipy.optimize import lsq_linear, nnls
 
-    low = np.concatenate([np.full(free, -np.inf), np.zeros(A.shape[1] - free)])
-    return lsq_linear(A, b, bounds=(low, np.inf), tol=tol).x
+    F, B = A[:, :free], A[:, free:]
+
+    def beside(v: np.ndarray) -> np.ndarray:  # what F explains of v
+        return np.linalg.lstsq(F, v, rcond=1e-12)[0] if free else np.zeros((0, *v.shape[1:]))
+
+    try:  # exact zeros, where an interior method leaves 1e-6
+        bounded = nnls(B - F @ beside(B), b - F @ beside(b))[0]
+    except RuntimeError:  # its limit of iterations
+        low = np.concatenate([np.full(free, -np.inf), np.zeros(A.shape[1] - free)])
+        return lsq_linear(A, b, bounds=(low, np.inf), tol=tol).x
+    return np.concatenate([beside(b - B @ bounded), bounded])
 
 
 def lost_twice(oracle: ConstrainedOracle, x: Vec) -> str:
@@ -198,6 +209,21 @@ def lost_twice(oracle: ConstrainedOracle, x: Vec) -> str:
     if compare("", claim, slope, size, eps ** (1 / 3) * max(1.0, float(at.max_norm())), eps).ok:
         return ""
     return "the Hessian is not that of the gradients: an own autograd function loses it"
+
+
+def _with_room(oracle: ConstrainedOracle, x: Vec, d: Vec) -> tuple[Vec, Vec]:
+    """A point near x, and a direction near d, with the points of differences along it in X where entries project alone: functions
+    need not be defined outside. Entries that have no room stay.
+    """
+    X, far = oracle.X, 2 * torch.finfo(x.dtype).eps ** (1 / 3) * max(1.0, float(x.max_norm()))  # the farthest that `compare` goes
+    if X.whole or not X.entrywise:
+        return x, d
+    room = d.map(lambda leaf: 1.1 * far * leaf.abs())
+    at = X.project(x + room) - room
+    at = X.project(at - room) + room
+    free = (X.project(at + room) - at - room).map(lambda leaf: (leaf == 0).to(leaf))
+    at = at.like(torch.where(one > 0, a, b) for one, a, b in zip(free.leaves, at.leaves, x.leaves))
+    return at, d.like(a * b for a, b in zip(d.leaves, free.leaves))
 
 
 def check(oracle: ConstrainedOracle, x: Vec) -> Report:

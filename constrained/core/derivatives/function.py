@@ -46,6 +46,7 @@ class Function:
     jvp: Callable[..., Any] | None = None
     hessian: Callable[..., Any] | None = None
     torch: bool = field(default=True, repr=False)
+    differences: bool = field(default=False, repr=False)  # first derivatives are made of values: no look can compare the two
 
     @staticmethod
     def numpy(
