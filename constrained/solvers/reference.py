@@ -10,7 +10,9 @@ decide the verdict; its own message is kept as a note. Baselines, and a second o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -62,10 +64,24 @@ class Found:
     mu: np.ndarray | None = None
 
 
+Watcher = Callable[[np.ndarray, Any], bool]
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+
+
+@contextlib.contextmanager
+def watched(by: Watcher) -> Iterator[None]:
+    """After each iteration of another solver that runs inside, `by(x, its state or None)` is called; True stops it."""
+    token = _watcher.set(by)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
 class Reference(Solver[ConstrainedOracle, ReferenceState]):
     """Runs another solver in one step."""
 
-    supports: ClassVar[Feature] = Feature.EQUALITY | Feature.INEQUALITY | Feature.X_SET
+    supports: ClassVar[Feature] = Feature.EQUALITY | Feature.INEQUALITY | Feature.X_SET | Feature.NO_HVP
     requires: ClassVar[Feature] = Feature(0)
 
     @property
@@ -84,6 +100,9 @@ class Reference(Solver[ConstrainedOracle, ReferenceState]):
         except OutOfTime:
             x, said = view.vec(view.seen), "stopped at the limit of time"
             return replace(state, k=1, x=x, iterations=0, said=said, outcome=Status.MAX_SECONDS)
+        except StopIteration:  # of `view.tell`, where the other solver does not know it for a wish to stop
+            x = view.vec(view.seen)
+            return replace(state, k=1, x=x, iterations=view.told, said="stopped on request", outcome=Status.STOPPED)
         except ValueError as error:  # scipy's linear algebra on NaN
             if error is view.raised or isinstance(error, BilevelError):
                 raise
@@ -95,7 +114,7 @@ class Reference(Solver[ConstrainedOracle, ReferenceState]):
         if not all(bool(part.isfinite().all()) for part in parts) or not (found.iterations or found.solved):
             return replace(state, outcome=Status.NONFINITE)
         lam, mu = (None if given is None else torch.from_numpy(given).to(tape.c) for given in (found.lam, found.mu))
-        return replace(state, x=x, lam=lam, mu=mu, outcome=Status.CONVERGED)
+        return replace(state, x=x, lam=lam, mu=mu, outcome=Status.STOPPED if view.stopped else Status.CONVERGED)
 
     def run(self, view: View) -> Found:
         raise NotImplementedError
@@ -124,8 +143,17 @@ class View:
         self.low, self.high = (bound.ravel().double().cpu().numpy() for bound in infinite)
         self.seen = self.x0  # where the last gradient was asked for: of these solvers, where they stand
         self._of_h = Objective("nothing", nothing(start), Calls())
+        self.told, self.stopped = 0, False  # iterations heard of; somebody who watches wants no more
         self.raised: BaseException | None = None  # by the problem's functions
         self._at: tuple[bytes, dict[str, Any]] | None = None
+
+    def tell(self, x: np.ndarray, state: Any = None) -> None:
+        """Who watches hears of an iteration, and may stop the run."""
+        watcher = _watcher.get()
+        self.told += 1
+        if watcher is not None and watcher(np.array(x), state):
+            self.stopped = True
+            raise StopIteration
 
     def vec(self, x: np.ndarray) -> Vec:
         return self.start.unravel(torch.as_tensor(np.array(x)).to(self.start.ravel()))

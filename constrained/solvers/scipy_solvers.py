@@ -23,7 +23,8 @@ Product = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 class SLSQP(Reference):
     """Sequential least-squares quadratic programming of scipy (Kraft 1988), on this library's gradients. Dense; small problems.
 
-    ftol: its own tolerance, on the objective; iterations: its limit.
+    It gets f over the largest entry of its gradient at the start, where that is more than 1: its line search ends early where f and
+    the multipliers are large. ftol: its own tolerance, on that; iterations: its limit.
 
     >>> import torch
     >>> from constrained import ConstrainedProblem, solve
@@ -36,24 +37,28 @@ class SLSQP(Reference):
     """
 
     tol: Positive | None = None
-    ftol: Positive = 1e-12
+    ftol: Positive = 1e-14
     iterations: Steps = 1000
 
     def run(self, view: View) -> Found:
         from scipy.optimize import Bounds, minimize
 
+        moves = view.low < view.high  # the slopes of what cannot move would only spoil the scale of its least squares
         rows: list[dict[str, Any]] = []
         if view.equalities:
-            rows.append({"type": "eq", "fun": view.c, "jac": view.jacobian})
+            rows.append({"type": "eq", "fun": view.c, "jac": lambda x: view.jacobian(x) * moves})
         if view.inequalities:
-            rows.append({"type": "ineq", "fun": lambda x: -view.h(x), "jac": lambda x: -view.h_jacobian(x)})
+            rows.append({"type": "ineq", "fun": lambda x: -view.h(x), "jac": lambda x: -view.h_jacobian(x) * moves})
+        size = float(np.abs(view.gradient(view.x0) * moves).max(initial=1.0))
+        size = size if np.isfinite(size) else 1.0
         found = minimize(
-            view.f,
+            lambda x: view.f(x) / size,
             view.x0,
-            jac=view.gradient,
+            jac=lambda x: view.gradient(x) * moves / size,
             method="SLSQP",
             bounds=Bounds(view.low, view.high) if view.bounded else None,  # pyright: ignore[reportArgumentType]
             constraints=rows,
+            callback=lambda xk: view.tell(xk),
             options={"ftol": self.ftol, "maxiter": self.iterations},
         )
         # its multipliers are those of the last quadratic program, of the point before
@@ -62,8 +67,8 @@ class SLSQP(Reference):
 
 @dataclass(frozen=True, kw_only=True)
 class TrustConstr(Reference):
-    """Trust-region interior point and Byrd-Omojokun SQP of scipy, with Hessian-vector products of f, c and h. Sparse Jacobians
-    stay sparse where all are.
+    """Trust-region interior point and Byrd-Omojokun SQP of scipy, with Hessian-vector products of f, c and h, or BFGS for
+    all of them where one has none. Sparse Jacobians stay sparse where all are.
 
     gtol, xtol: its own tolerances; iterations: its limit. Left alone, scipy ends by gtol whatever the barrier parameter is, where
     the point may be far from a solution; here both have to be small.
@@ -84,7 +89,7 @@ class TrustConstr(Reference):
     iterations: Steps = 1000
 
     def run(self, view: View) -> Found:
-        from scipy.optimize import Bounds, NonlinearConstraint, minimize
+        from scipy.optimize import BFGS, Bounds, NonlinearConstraint, minimize
         from scipy.sparse.linalg import LinearOperator
 
         n = len(view.x0)
@@ -103,13 +108,15 @@ class TrustConstr(Reference):
         if view.equalities:
             of_c = curvature(lambda x, lam, v: view.product(x, lam, v) - of_f(x, v))
             jac = view.own_jacobian if sparse else view.jacobian
-            rows.append(NonlinearConstraint(view.c, 0, 0, jac=jac, hess=of_c))  # pyright: ignore[reportArgumentType]
+            rows.append(NonlinearConstraint(view.c, 0, 0, jac=jac, hess=of_c if view.twice else BFGS()))  # pyright: ignore[reportArgumentType]
         if view.inequalities:
             jac = view.own_h_jacobian if sparse else view.h_jacobian
-            rows.append(NonlinearConstraint(view.h, -np.inf, 0, jac=jac, hess=curvature(view.h_product)))  # pyright: ignore[reportArgumentType]
+            of_h = curvature(view.h_product) if view.twice else BFGS()
+            rows.append(NonlinearConstraint(view.h, -np.inf, 0, jac=jac, hess=of_h))  # pyright: ignore[reportArgumentType]
         barrier = view.inequalities or view.bounded
 
         def arrived(x: np.ndarray, state: Any) -> bool:
+            view.tell(x, state)
             figures = state.optimality, state.constr_violation, state.barrier_parameter if barrier else 0.0
             return max(figures) <= self.gtol
 
@@ -117,7 +124,7 @@ class TrustConstr(Reference):
             view.f,
             view.x0,
             jac=view.gradient,
-            hessp=of_f,
+            **({"hessp": of_f} if view.twice else {"hess": BFGS()}),
             method="trust-constr",
             bounds=Bounds(view.low, view.high) if view.bounded else None,  # pyright: ignore[reportArgumentType]
             constraints=rows,
