@@ -1,207 +1,198 @@
-"""`minimize` in scipy's shapes: its bounds and constraints in, this library's solvers and `Result` out."""
+"""`minimize` in scipy's shapes: its functions, bounds, constraints, options in, this library's solvers and `Result` out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Concatenate
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .core.derivatives.constraint import Constraint
-from .core.derivatives.counts import Calls
-from .core.derivatives.function import Function
+from .core.derivatives.counts import Count
 from .core.errors import ProblemError, shown
 from .core.result import Result
 from .core.run import solve
 from .core.solver import Solver
-from .core.vec import Vec
+from .core.status import Status
+from .differences import ACCURACY
 from .problem import ConstrainedProblem
+from .scipy_constraints import Rows, multipliers, pieces
+from .scipy_functions import Objective, Setting, objective
+from .scipy_methods import Choice, Told, choose
+from .scipy_result import MinimizeResult
 from .sets import Box, Everywhere
+from .solvers.reference import Reference, watched
+
+BY_NAME = 1e-5  # residuals that SLSQP and trust-constr reach
+DIFFERENCES = "derivatives of {names} are differences of values ({schemes}): with torch functions, or jac=, they would be exact."
 
 
 def minimize(
-    fun: Callable[[Any], Any],
+    fun: Callable[Concatenate[Any, ...], Any],
     x0: Any,
-    *,
-    jac: Callable[[Any], Any] | bool | None = None,
+    args: Any = (),
+    method: str | None = None,
+    jac: Callable[..., Any] | bool | str | None = None,
+    hess: Any = None,
+    hessp: Callable[..., Any] | None = None,
     bounds: Any = None,
     constraints: Any = (),
-    solver: Solver[Any, Any] | None = None,
     tol: float | None = None,
-    **options: Any,
-) -> Result:
-    """min fun(x) subject to scipy's bounds and constraints.
+    callback: Callable[..., Any] | None = None,
+    options: dict[str, Any] | None = None,
+    *,
+    solver: Solver[Any, Any] | None = None,
+    **settings: Any,
+) -> MinimizeResult:
+    """min fun(x, *args) subject to scipy's bounds and constraints: `scipy.optimize.minimize` with this library's solvers.
 
-    fun: of a 1-D float64 tensor, differentiated by torch; or, where `jac` is given, a numpy function with its gradient; with
-    jac=True it returns both. Numpy functions have no second derivatives: a solver is chosen that needs none. bounds:
-    `scipy.optimize.Bounds` or pairs (low, high), None for a free side. constraints: one or several of `LinearConstraint`,
-    `NonlinearConstraint` (torch functions, or numpy ones with a callable `jac`) and dicts {"type": "eq" | "ineq", "fun", "jac"},
-    with scipy's signs: an "ineq" is fun(x) >= 0. Rows with equal bounds are equalities. solver: None chooses by what the problem
-    has. options: those of `solve` (max_steps, max_seconds, callbacks, ...).
+    fun: of a vector of float64, in numpy or torch. It is called with a tensor once, and differentiated by torch if a tensor comes
+    back; else it gets arrays. jac: its gradient; True where fun returns both; "2-point", "3-point" (None for numpy functions) or
+    "cs": differences, within bounds. hess: a matrix, dense or sparse, or a LinearOperator; by the same names differences of jac;
+    BFGS() and SR1() are left to the solver. hessp: products hessp(x, p, *args). Functions get tensors where x0 is one and they
+    take it.
 
-    Raises ProblemError for shapes that do not fit, for numpy functions without derivatives, and for keep_feasible=True, which
-    the solvers here do not honour.
+    bounds: `scipy.optimize.Bounds` or pairs (low, high), None for a free side. With keep_feasible=True none of the functions is
+    called outside: solvers here project on bounds; trust-constr does not, and its points are clipped first. constraints: one or
+    several of `LinearConstraint`, `NonlinearConstraint` and dicts {"type", "fun", "jac", "args"}, with scipy's signs: fun(x) = 0
+    for "eq", fun(x) >= 0 for "ineq". Rows with equal bounds are equalities.
+
+    method: None chooses by what the problem has; a solver by name, as "augmented-lagrangian", "SLSQP", "trust-constr"; for other
+    names of scipy the library's choice, with a note. solver: one with options of its own. tol: on the residuals; None: 1e-8, with
+    "3-point" 1e-6, with "2-point" and by "SLSQP" and "trust-constr" 1e-5. callback: callback(xk) or
+    callback(intermediate_result=...), with trust-constr callback(xk, state); StopIteration, or True, stops. options: maxiter,
+    disp, gtol; ftol of SLSQP, xtol of trust-constr; eps, finite_diff_rel_step, workers. settings: those of `solve`.
+
+    The result's x is an array; a tensor where x0 is one. Its items are scipy's: `result["x"]`, `nit`, `nfev`, `jac`, ...
+
+    Raises ProblemError for functions, shapes and constraints that do not fit and for keep_feasible=True of a constraint, which no
+    solver here honours; OptionError for methods and options that mean nothing here.
 
     >>> from scipy.optimize import LinearConstraint
     >>> found = minimize(lambda x: (x**2).sum(), [3.0, 1.0], constraints=LinearConstraint([[1.0, 1.0]], 1, 1))
     >>> found.status.name, found.x.round(decimals=6)
-    ('CONVERGED', tensor([0.5000, 0.5000], dtype=torch.float64))
+    ('CONVERGED', array([0.5, 0.5]))
     """
     x = _vector(x0)
-    pieces = [_piece(one) for one in _several(constraints)]
-    for piece in pieces:
-        piece.look(x)
-    equality, inequality = _rows(pieces, lambda p: p.equal), _rows(pieces, lambda p: ~p.equal)
-    if jac is None and not isinstance(_called(fun, x), Tensor):
-        raise ProblemError("fun: expected a torch function, or jac= with a numpy one")
-    if jac is not None and jac is not True and not callable(jac):
-        raise ProblemError(f"jac: expected a function, or True where fun returns its gradient too, got {jac!r:.60}")
-    value, gradient = _split(fun) if jac is True else (fun, jac)
-    objective = fun if gradient is None else Function.numpy(value, gradient=gradient)
-    X = Everywhere() if bounds is None else _box(bounds, len(x))
-    problem = ConstrainedProblem(objective=objective, x=x, equality=equality, inequality=inequality, X=X)
-    return solve(problem, solver, tol=tol, **options)
+    chosen = choose(method, solver, options)
+    low, high, keep = _sides(bounds, len(x))
+    at = Setting(x, isinstance(x0, Tensor), low, high, keep, chosen.relative, chosen.absolute, chosen.workers)
+    args = args if isinstance(args, tuple) else (args,)
+    f = objective(fun, at, args, jac, hess, hessp)
+    given = pieces(constraints, at)
+    rows = Rows.equality(given), Rows.inequality(given)
+    X = Everywhere() if bounds is None else Box(torch.as_tensor(low.copy()), torch.as_tensor(high.copy()))
+    c, h = (one.function(torch.as_tensor(at.start).to(x)) for one in rows)
+    problem = ConstrainedProblem(objective=f.function, x=x, equality=c, inequality=h, X=X)
+    told = None if callback is None else Told(callback, x if at.tensors else None, _value(problem, x), _two(chosen))
+    schemes = {"fun": f.scheme} | {f"constraints[{i}]": piece.scheme for i, piece in enumerate(given)}
+    schemes = {name: scheme for name, scheme in schemes.items() if scheme}
+    result = _solved(problem, chosen, _tolerance(tol, chosen, x, schemes.values()), told, settings)
+    return _as_scipys(result, f, rows, at, chosen, told, schemes)
+
+
+def _two(chosen: Choice) -> bool:
+    """scipy's trust-constr calls callback(xk, state)."""
+    return type(chosen.solver).__name__ == "TrustConstr"
 
 
 def _vector(x0: Any) -> Tensor:
     try:
+        if x0 is None:
+            raise TypeError
         x = x0 if isinstance(x0, Tensor) else torch.as_tensor(np.array(x0, dtype=np.float64))
     except (TypeError, ValueError, OverflowError, RuntimeError):
         raise ProblemError(f"x0: expected a vector of numbers, got {shown(x0)}") from None
+    x = x.reshape(1) if x.ndim == 0 and x.is_floating_point() else x
     if x.ndim != 1 or not len(x) or not x.is_floating_point():
-        raise ProblemError(f"x0: expected a vector of floating-point numbers, got shape {tuple(x.shape)} of {x.dtype}")
+        one = "" if x.ndim < 2 else " 'x0' must only have one dimension."
+        raise ProblemError(f"x0: expected a vector of floating-point numbers, got shape {tuple(x.shape)} of {x.dtype}.{one}")
     return x
 
 
-@dataclass
-class _Piece:
-    """low <= value(x) <= high, row by row. jacobian: of a tensor, where the user gives it."""
-
-    value: Callable[[Tensor], Tensor]
-    low: Any
-    high: Any
-    jacobian: Callable[[Tensor], Any] | None = None
-    equal: Any = None
-
-    def look(self, x: Tensor) -> None:
-        """Bounds as vectors of the value's length."""
-        value = _called(self.value, x)
-        if not isinstance(value, Tensor):
-            raise ProblemError("constraints: expected torch functions, or numpy ones with a callable jac")
-        count = value.numel()
-        try:
-            self.low, self.high = (
-                torch.as_tensor(np.broadcast_to(np.asarray(side, dtype=np.float64), (count,)).copy()).to(x)
-                for side in (self.low, self.high)
-            )
-        except ValueError as cause:
-            raise ProblemError(f"constraints: expected bounds for {count} rows ({cause})") from cause
-        if bool((self.low > self.high).any()):
-            raise ProblemError("constraints: expected lb <= ub in every row")
-        self.equal = self.low == self.high
-
-    def slopes(self, x: Tensor) -> Tensor:
-        """The Jacobian, one row a component."""
-        if self.jacobian is None:
-            at = Vec.of(x)
-            return Constraint("constraints", self.value, Calls()).rows((at,), torch.eye(len(self.low), dtype=x.dtype))[0]
-        found = self.jacobian(x)
-        found = found.toarray() if hasattr(found, "toarray") else found
-        return torch.as_tensor(found).to(x).reshape(-1, len(x))
-
-
-def _rows(pieces: list[_Piece], chosen: Callable[[_Piece], Tensor]) -> Callable[[Tensor], Tensor] | Function | None:
-    """The equality rows as value - low, or the others as (low - value, value - high), of finite bounds."""
-    masks = [chosen(piece) for piece in pieces]
-    parts: list[tuple[_Piece, Tensor, Tensor, float]] = []
-    for piece, mask in zip(pieces, masks):
-        if bool((mask & piece.equal).any()):
-            parts.append((piece, mask & piece.equal, piece.low, 1.0))
-            continue
-        parts += [
-            (piece, mask & side.isfinite() & ~piece.equal, side, sign)
-            for side, sign in ((piece.low, -1.0), (piece.high, 1.0))
-            if bool((mask & side.isfinite() & ~piece.equal).any())
-        ]
-    if not parts:
-        return None
-
-    def rows(x: Tensor) -> Tensor:
-        return torch.cat([sign * (piece.value(x).reshape(-1)[mask] - bound[mask]) for piece, mask, bound, sign in parts])
-
-    if all(piece.jacobian is None for piece, *_ in parts):
-        return rows
-    return Function(
-        rows, jacobian=lambda x: torch.cat([sign * piece.slopes(x)[mask] for piece, mask, _, sign in parts]), torch=False
-    )
-
-
-def _several(constraints: Any) -> list[Any]:
-    return list(constraints) if isinstance(constraints, (list, tuple)) else [constraints]
-
-
-def _piece(one: Any) -> _Piece:
-    from scipy.optimize import LinearConstraint, NonlinearConstraint
-
-    if np.any(getattr(one, "keep_feasible", False)):
-        raise ProblemError("constraints: keep_feasible=True: not honoured by the solvers here; use bounds or a set X= for that")
-    if isinstance(one, LinearConstraint):
-        matrix: Any = one.A
-        A = torch.as_tensor(np.atleast_2d(matrix.toarray() if hasattr(matrix, "toarray") else matrix).astype(np.float64))
-        return _Piece(lambda x: A.to(x) @ x, one.lb, one.ub)
-    if isinstance(one, NonlinearConstraint):
-        return _nonlinear(one.fun, one.jac, one.lb, one.ub)
-    if isinstance(one, dict) and one.get("type") in ("eq", "ineq") and callable(one.get("fun")):
-        return _nonlinear(one["fun"], one.get("jac"), 0.0, 0.0 if one["type"] == "eq" else np.inf)
-    raise ProblemError(
-        "constraints: expected LinearConstraint, NonlinearConstraint or a dict with type 'eq' or 'ineq' and fun, "
-        f"got {type(one).__name__}"
-    )
-
-
-def _nonlinear(fun: Any, jac: Any, low: Any, high: Any) -> _Piece:
-    if not callable(jac):
-        return _Piece(fun, low, high)
-
-    def value(x: Tensor) -> Tensor:
-        return torch.as_tensor(np.asarray(fun(x.detach().cpu().numpy()), dtype=np.float64)).to(x).reshape(-1)
-
-    return _Piece(value, low, high, lambda x: jac(x.detach().cpu().numpy()))
-
-
-def _called(function: Callable[..., Any], x: Tensor) -> Any:
-    """What a user's function returns, called as the solvers do."""
-    with torch.enable_grad():
-        found = function(x.detach().clone().requires_grad_())
-    return found.detach() if isinstance(found, Tensor) else found
-
-
-def _split(both: Callable[[Any], Any]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """Value and gradient of a function that returns both, called once a point."""
-    last: list[Any] = [None, None]
-
-    def at(x: np.ndarray) -> Any:
-        key = x.tobytes()
-        if last[0] != key:
-            last[:] = key, both(x)
-        return last[1]
-
-    return lambda x: at(x)[0], lambda x: at(x)[1]
-
-
-def _box(bounds: Any, n: int) -> Box:
+def _sides(bounds: Any, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Low, high, and where they hold for every evaluation."""
+    if bounds is None:
+        return np.full(n, -np.inf), np.full(n, np.inf), np.zeros(n, dtype=bool)
     try:
         if hasattr(bounds, "lb"):
             low, high = (np.broadcast_to(np.asarray(side, dtype=np.float64), (n,)) for side in (bounds.lb, bounds.ub))
         else:
             pairs = [(low, high) for low, high in bounds]
-            low = np.array([-np.inf if pair[0] is None else pair[0] for pair in pairs], dtype=np.float64)
-            high = np.array([np.inf if pair[1] is None else pair[1] for pair in pairs], dtype=np.float64)
+            low = np.array([-np.inf if pair[0] is None else np.asarray(pair[0], dtype=np.float64).item() for pair in pairs])
+            high = np.array([np.inf if pair[1] is None else np.asarray(pair[1], dtype=np.float64).item() for pair in pairs])
         if low.shape != (n,) or high.shape != (n,):
             raise ValueError
+        keep = np.broadcast_to(np.asarray(getattr(bounds, "keep_feasible", False), dtype=bool), (n,))
     except (TypeError, ValueError, OverflowError):
-        raise ProblemError(f"bounds: expected Bounds or {n} pairs (low, high), got {shown(bounds)}") from None
-    return Box(torch.as_tensor(low.copy()), torch.as_tensor(high.copy()))
+        fit = "The number of bounds is not compatible with the length of `x0`." if hasattr(bounds, "lb") else ""
+        raise ProblemError(f"bounds: expected Bounds or {n} pairs (low, high), got {shown(bounds)}. {fit}".rstrip()) from None
+    if not (low <= high).all():
+        less = "An upper bound is less than the corresponding lower bound."  # what scipy says
+        raise ProblemError(f"bounds: expected low <= high in every pair, got {shown(bounds)}. {less}")
+    return low, high, keep
+
+
+def _tolerance(tol: float | None, chosen: Choice, x: Tensor, schemes: Iterable[str]) -> float | None:
+    """What was asked for; where nothing was, what differences can reach, and the library's own where there are none."""
+    tol = chosen.tol if tol is None else tol
+    own = chosen.solver is not None and chosen.solver.tol is not None
+    if tol is not None or own or x.dtype != torch.float64:
+        return tol
+    reached = [ACCURACY[scheme] for scheme in schemes] + [BY_NAME] * (chosen.named and isinstance(chosen.solver, Reference))
+    return max(reached, default=None)
+
+
+def _value(problem: ConstrainedProblem, x: Tensor) -> Callable[[np.ndarray], float]:
+    """fun as callbacks are told it."""
+
+    def value(at: np.ndarray) -> float:
+        with torch.no_grad():
+            return float(problem.objective(torch.as_tensor(at).to(x)))
+
+    return value
+
+
+def _solved(
+    problem: ConstrainedProblem, chosen: Choice, tol: float | None, told: Told | None, settings: dict[str, Any]
+) -> Result:
+    settings = chosen.settings | settings
+    if told is None:
+        return solve(problem, chosen.solver, tol=tol, **settings)
+    if isinstance(chosen.solver, Reference):
+        steps = iter(range(1, 10**9))
+        with watched(lambda at, state: told(at, next(steps), state)):
+            return solve(problem, chosen.solver, tol=tol, **settings)
+    settings["callbacks"] = [*settings.get("callbacks", ()), told.event]
+    return solve(problem, chosen.solver, tol=tol, **settings)
+
+
+def _as_scipys(
+    result: Result, f: Objective, rows: Sequence[Rows], at: Setting, chosen: Choice, told: Told | None, schemes: dict[str, str]
+) -> MinimizeResult:
+    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    x, multiplied = result.x, multipliers(rows[0], rows[1], result.multipliers)
+    assert isinstance(x, Tensor)
+    notes = chosen.notes
+    if schemes:
+        names, used = ", ".join(schemes), ", ".join(dict.fromkeys(schemes.values()))
+        notes += (DIFFERENCES.format(names=names, schemes=used),)
+    stopped = told is not None and told.stop and result.status is Status.STOPPED
+    total = functools.reduce(Count.__add__, (by.get("objective", Count()) for by in result.calls.by.values()), Count())
+    return MinimizeResult(
+        **fields
+        | {
+            "x": x if at.tensors else x.numpy(),
+            "message": f"`callback` raised `StopIteration`. {result.message}" if stopped else result.message,
+            "notes": (*notes, *result.notes),
+        },
+        nit=getattr(result.state, "iterations", result.steps),
+        nfev=f.values.calls,
+        njev=total.gradients if f.slopes is None else f.slopes(),
+        nhev=total.hvps + total.hessians if f.bends is None else f.bends(),
+        v=tuple(multiplied),
+        unknown=tuple(bool(same) for same in at.low == at.high) if schemes else (),
+    )

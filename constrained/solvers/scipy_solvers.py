@@ -23,8 +23,8 @@ Product = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 class SLSQP(Reference):
     """Sequential least-squares quadratic programming of scipy (Kraft 1988), on this library's gradients. Dense; small problems.
 
-    It gets f over the largest entry of its gradient at the start, where that is more than 1: its line search ends early where f and
-    the multipliers are large. ftol: its own tolerance, on that; iterations: its limit.
+    It gets f over the largest entry of its gradient at the start, where that is more than 1: its line search ends early where f
+    and the multipliers are large. ftol: its own tolerance, on that; iterations: its limit.
 
     >>> import torch
     >>> from constrained import ConstrainedProblem, solve

@@ -18,14 +18,14 @@ def test_numpy_functions_are_solved_without_second_derivatives():
     truth = scipy_minimize(rosen, [0.5, 0.5], jac=rosen_der, constraints=CIRCLE, method="SLSQP", options={"ftol": 1e-14})
     assert found.status.ok
     assert type(found.solver) is AugmentedLagrangian
-    assert np.abs(found.x.numpy() - truth.x).max() < 1e-5
+    assert np.abs(found.x - truth.x).max() < 1e-5
 
 
 def test_a_numpy_quadratic_is_solved():
     A = np.diag([1.0, 100.0])
     found = minimize(lambda x: 0.5 * x @ A @ x, [3.0, 1.0], jac=lambda x: A @ x)
     assert found.status.ok
-    assert float(found.x.norm()) < 1e-6
+    assert np.linalg.norm(found.x) < 1e-6
 
 
 def test_jac_true_calls_the_function_once_a_point():
@@ -37,7 +37,7 @@ def test_jac_true_calls_the_function_once_a_point():
 
     found = minimize(both, [0.5, 0.5], jac=True)
     assert found.status.ok
-    assert np.abs(found.x.numpy() - 1).max() < 1e-5
+    assert np.abs(found.x - 1).max() < 1e-5
     assert all(a != b for a, b in itertools.pairwise(points))
 
 
@@ -64,7 +64,7 @@ def test_functions_see_a_tensor_that_requires_a_gradient():
     found = minimize(loss, [0.2])
     assert found.status.ok
     assert found.fun == pytest.approx(0, abs=1e-12)
-    assert float(found.x) == pytest.approx(1)
+    assert found.x.item() == pytest.approx(1)
 
 
 def test_what_is_not_honoured_is_refused():
@@ -72,7 +72,7 @@ def test_what_is_not_honoured_is_refused():
     with pytest.raises(ProblemError, match="keep_feasible"):
         minimize(lambda x: (x**2).sum(), [0.1, 0.2], constraints=row)
     with pytest.raises(ProblemError, match="jac: expected a function"):
-        minimize(rosen, [0.1, 0.2], jac="2-point")
+        minimize(rosen, [0.1, 0.2], jac="5-point")
     assert minimize(lambda x: (x**2).sum(), [0.1, 0.2], bounds=Bounds([0, 0], [1, 1], keep_feasible=True)).status.ok
 
 
@@ -90,7 +90,6 @@ def square(x):
         ["a", "b"],
         None,
         object(),
-        3.0,
         [],
         torch.zeros(0),
         torch.zeros(2, 2),

@@ -36,7 +36,7 @@ class Count:
 
 @dataclass
 class Calls:
-    """Calls of each function, by what they were for: `solve`, `answer`, `certificate`, or `check` at the start and where a run resumes.
+    """Calls of each function, by what they were for: `solve`, `answer`, `certificate`, or `check` at the start and on resuming.
     What is known from before is no call.
 
     `calls.gradients`, `.rows`, `.hvps`, ... add up the functions under `solve`; `calls.total("answer")` another purpose.
