@@ -101,7 +101,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("make", "wrong"), WRONG, ids=str)
+@pytest.mark.parametrize(("make", "wrong"), WRONG, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_bad_arguments_raise_one_error_of_the_library(make, wrong):
     with pytest.raises(OptionError, match=next(iter(wrong))):
         make(**wrong)
