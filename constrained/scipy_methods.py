@@ -16,9 +16,10 @@ from . import solvers
 from .core.errors import OptionError, shown
 from .core.event import Event
 from .core.solver import Solver
-from .solvers.reference import SLSQP, Ipopt, Reference, TrustConstr
+from .solvers.reference import Reference
+from .solvers.scipy_solvers import SLSQP, TrustConstr
 
-OWN = {name.lower(): getattr(solvers, name) for name in solvers.__all__} | {"ipopt": Ipopt}
+OWN = {name.lower(): getattr(solvers, name) for name in solvers.__all__}
 DESCENT = ("CG", "BFGS", "Newton-CG", "L-BFGS-B", "TNC", "dogleg", "trust-ncg", "trust-krylov", "trust-exact")
 DERIVATIVE_FREE = ("Nelder-Mead", "Powell", "COBYLA", "COBYQA")
 OPTIONS = ("maxiter", "disp", "gtol", "ftol (SLSQP)", "xtol (trust-constr)", "eps", "finite_diff_rel_step", "workers")
@@ -79,11 +80,11 @@ def _option(found: Choice, name: str, value: Any) -> None:
     elif name == "gtol":
         found.tol = value
         if isinstance(solver, TrustConstr):
-            found.solver = replace(solver, gtol=value)
+            found.solver = replace(cast("Any", solver), gtol=value)
     elif name == "ftol" and isinstance(solver, SLSQP):
-        found.solver = replace(solver, ftol=value)
+        found.solver = replace(cast("Any", solver), ftol=value)
     elif name == "xtol" and isinstance(solver, TrustConstr):
-        found.solver = replace(solver, xtol=value)
+        found.solver = replace(cast("Any", solver), xtol=value)
     elif name == "eps":
         found.absolute = value
     elif name == "finite_diff_rel_step":

@@ -1,0 +1,193 @@
+"""InteriorPoint against published optima, cvxpy, linear programs, and verdicts that are true of the problem."""
+
+import dataclasses
+import math
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linprog
+from scipy.sparse import csr_array, diags_array
+
+from constrained import Box, ConstrainedProblem, Function, InteriorPoint, Multipliers, Point, Simplex, Status, Unsuitable, solve
+from problems.cutest import CUTEST, HS_INEQUALITY, cutest
+from problems.traps import TRAPS, trap
+
+F64 = torch.float64
+WITHOUT_MULTIPLIERS = {"HS13"}  # no point of it satisfies the conditions
+# The least values known, where they are below the published one; local solutions from the published start elsewhere
+LOCAL = {"HS2", "HS16", "HS20", "HS44", "HS55", "HS57", "HS108"}
+INFEASIBLE, SLOW = {"FREURONE", "HIMMELBD"}, {"HATFLDFLNE", "OSCIPANE"}
+
+
+@pytest.mark.parametrize("name", HS_INEQUALITY)
+def test_hock_and_schittkowskis_problems_with_inequalities(name):
+    instance = cutest(name=name)
+    result = solve(instance.problem, InteriorPoint(), tol=1e-8)
+    if name in WITHOUT_MULTIPLIERS:
+        assert not result.status.ok
+        assert result.fun == pytest.approx(instance.optimum, abs=0.02)
+        return
+    assert result.status is Status.CONVERGED
+    assert max(result.residuals().values()) <= 1e-8
+    size = 1e-6 * max(1.0, abs(instance.optimum))
+    assert (result.fun > instance.optimum + size) == (name in LOCAL)
+    if name not in LOCAL:
+        assert result.fun >= instance.optimum - max(size, 1e-4 * abs(instance.optimum))  # published to five digits
+
+
+@pytest.mark.parametrize("name", CUTEST)
+def test_equations_and_equalities_of_cutest(name):
+    result = solve(cutest(name=name).problem, InteriorPoint(), tol=1e-8)
+    if name in INFEASIBLE:
+        assert result.status is Status.LOCALLY_INFEASIBLE
+    elif name in SLOW:
+        assert result.status is Status.STALLED
+    else:
+        assert result.status is Status.CONVERGED
+        assert max(result.residuals().values()) <= 1e-8
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_traps_end_with_what_is_true_of_them(name):
+    of = trap(name=name)
+    if of.raises is not None:
+        with pytest.raises(of.raises):
+            solve(of.problem, InteriorPoint())
+        return
+    assert solve(of.problem, InteriorPoint(), tol=1e-8, max_steps=500).status in of.statuses
+
+
+def program(seed, n=12, e=3, i=6):
+    """A convex quadratic program with a feasible point."""
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal((n // 2, n))
+    x = rng.uniform(0.2, 0.8, n)
+    C, G = rng.standard_normal((e, n)), rng.standard_normal((i, n))
+    return A.T @ A, rng.standard_normal(n), C, C @ x, G, G @ x + rng.uniform(0, 0.3, i)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_quadratic_programs_and_their_multipliers_beside_cvxpy(seed):
+    Q, q, C, d, G, h = program(seed)
+    v = cp.Variable(12)
+    rows = [C @ v == d, G @ v <= h, v >= 0, v <= 1]
+    cp.Problem(cp.Minimize(0.5 * cp.quad_form(v, cp.psd_wrap(Q)) + q @ v), rows).solve(solver=cp.CLARABEL)
+    tQ, tq, tC, td, tG, th = (torch.from_numpy(np.ascontiguousarray(a)) for a in (Q, q, C, d, G, h))
+    problem = ConstrainedProblem(
+        objective=lambda x: 0.5 * x @ tQ @ x + tq @ x,
+        equality=lambda x: tC @ x - td,
+        inequality=lambda x: tG @ x - th,
+        x=torch.full((12,), 0.5, dtype=F64),
+        X=Box(0.0, 1.0),
+    )
+    result = solve(problem, InteriorPoint(), tol=1e-8)
+    assert result.status is Status.CONVERGED
+    np.testing.assert_allclose(result.x, v.value, atol=1e-5)
+    np.testing.assert_allclose(result.multipliers.equality, rows[0].dual_value, atol=1e-4)
+    np.testing.assert_allclose(result.multipliers.inequality, rows[1].dual_value, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_linear_programs_beside_scipy(seed):
+    rng = np.random.default_rng(seed)
+    A, b, c = rng.uniform(0.1, 1, (4, 8)), rng.uniform(1, 3, 4), -rng.uniform(0.1, 1, 8)
+    rows, right, cost = (torch.from_numpy(a) for a in (A, b, c))
+    problem = ConstrainedProblem(
+        objective=lambda x: cost @ x, inequality=lambda x: rows @ x - right, x=torch.zeros(8, dtype=F64), X=Box(0.0, math.inf)
+    )
+    result = solve(problem, InteriorPoint(), tol=1e-8)
+    assert result.status is Status.CONVERGED
+    assert result.fun == pytest.approx(linprog(c, A, b).fun, abs=1e-7)
+
+
+def obstacle(n):
+    """A string over a hill: 1/2 sum (x_i+1 - x_i)^2 (n + 1) with x above the hill, by sparse derivatives of its own."""
+    T = diags_array([2.0 * np.ones(n), -np.ones(n - 1), -np.ones(n - 1)], offsets=[0, 1, -1]) * (n + 1.0)
+    hill = 0.5 - 4 * (np.linspace(0, 1, n + 2)[1:-1] - 0.5) ** 2
+    f = Function.numpy(lambda x: 0.5 * x @ (T @ x), gradient=lambda x: T @ x, hessian=lambda x: csr_array(T))
+    h = Function.numpy(
+        lambda x: hill - x, jacobian=lambda x: csr_array(diags_array(-np.ones(n))), hessian=lambda x, lam: csr_array((n, n))
+    )
+    return f, h, hill, T
+
+
+def test_a_sparse_problem_stays_sparse(monkeypatch):
+    n = 500
+    f, h, hill, T = obstacle(n)
+    monkeypatch.setattr(torch.Tensor, "to_dense", lambda self: pytest.fail("a dense matrix"))
+    problem = ConstrainedProblem(objective=f, inequality=h, x=torch.from_numpy(hill + 1))
+    result = solve(problem, InteriorPoint(), tol=1e-8)
+    assert result.status is Status.CONVERGED
+    v = cp.Variable(n)
+    whole = cp.Problem(cp.Minimize(0.5 * cp.quad_form(v, cp.psd_wrap(T))), [v >= hill])
+    assert result.fun == pytest.approx(whole.solve(solver=cp.CLARABEL), rel=1e-6)
+    np.testing.assert_allclose(result.x, v.value, atol=1e-4)
+
+
+def test_fixed_entries_and_bounds_of_one_side():
+    low = torch.tensor([-math.inf, 1.0, 3.0], dtype=F64)
+    high = torch.tensor([0.5, math.inf, 3.0], dtype=F64)
+    problem = ConstrainedProblem(
+        objective=lambda x: ((x - torch.tensor([2.0, -1.0, 0.0], dtype=F64)) ** 2).sum(),
+        x=torch.tensor([0.0, 2.0, 3.0], dtype=F64),
+        X=Box(low, high),
+    )
+    result = solve(problem, InteriorPoint(), tol=1e-8)
+    assert result.status is Status.CONVERGED
+    assert result.x.tolist() == pytest.approx([0.5, 1.0, 3.0], abs=1e-8)
+
+
+def test_structure_and_dtype_of_x_are_kept():
+    x = {"a": torch.zeros(2), "b": torch.ones(1, 2)}
+    problem = ConstrainedProblem(
+        objective=lambda x: (x["a"] ** 2).sum() + (x["b"] ** 2).sum(), inequality=lambda x: 1 - x["a"].sum() - x["b"].sum(), x=x
+    )
+    result = solve(problem, InteriorPoint(), tol=1e-4)
+    assert result.status is Status.CONVERGED
+    assert result.x["b"].dtype is torch.float32
+    assert torch.cat([result.x["a"], result.x["b"][0]]).tolist() == pytest.approx([0.25] * 4, abs=1e-4)
+    assert result.multipliers.inequality.tolist() == pytest.approx([0.5], abs=1e-3)
+
+
+def test_a_start_at_the_solution_with_its_multipliers_is_near_the_end():
+    """What a warm start saves."""
+    problem = cutest(name="HS71").problem
+    cold = solve(problem, InteriorPoint(), tol=1e-8)
+    again = solve(problem, InteriorPoint(mu=1e-8), tol=1e-8, start=Point(cold.x, None, cold.multipliers))
+    assert again.status is Status.CONVERGED
+    assert again.fun == pytest.approx(cold.fun, abs=1e-7)
+
+
+def test_multipliers_given_are_those_of_the_problems_rows():
+    problem = cutest(name="HS71").problem
+    oracle, solver = problem.oracle(), InteriorPoint(tol=1e-8)
+    given = Multipliers(equality=torch.tensor([0.16], dtype=F64), inequality=torch.tensor([0.55], dtype=F64))
+    start = dataclasses.replace(problem.begin(oracle, None), multipliers=given)
+    answer = solver.answer(oracle, solver.init(oracle, start))
+    torch.testing.assert_close(answer.multipliers.equality, given.equality)
+    torch.testing.assert_close(answer.multipliers.inequality, given.inequality)
+
+
+def test_other_sets_are_refused_by_name():
+    problem = ConstrainedProblem(objective=lambda x: (x**2).sum(), x=torch.ones(3, dtype=F64) / 3, X=Simplex())
+    with pytest.raises(Unsuitable, match="InteriorPoint: of sets it takes a Box, got Simplex"):
+        solve(problem, InteriorPoint())
+
+
+def test_steps_do_not_depend_on_units():
+    """The scales are taken at the start: the same path in other units of f and c."""
+    f = lambda x: x[0] * x[3] * (x[0] + x[1] + x[2]) + x[2]  # noqa: E731
+    x = torch.tensor([1.0, 5.0, 5.0, 1.0], dtype=F64)
+    parts = {"x": x, "X": Box(1.0, 5.0), "inequality": lambda x: 25 - x.prod()}
+    found = [
+        solve(
+            ConstrainedProblem(objective=lambda x, a=a: a * f(x), equality=lambda x, b=b: b * ((x**2).sum() - 40), **parts),
+            InteriorPoint(),
+            tol=1e-6 * a,
+        )
+        for a, b in ((1e3, 1e3), (1e5, 1e4))
+    ]
+    assert all(one.status is Status.CONVERGED for one in found)
+    torch.testing.assert_close(found[0].x, found[1].x, rtol=1e-7, atol=1e-7)
