@@ -26,7 +26,8 @@ class Uno(Reference):
     With exact second derivatives of f, c and h; where a function has none, a limited-memory approximation. Sparse matrices of a
     `Function` stay sparse.
 
-    accuracy: its own tolerances; iterations: its limit. Raises MissingExtra where unopy is not installed.
+    accuracy: its own tolerances; iterations: its limit. A limit of time and Ctrl-C act where it asks for a value, not inside its
+    quadratic programs, which are long for thousands of unknowns. Raises MissingExtra where unopy is not installed.
 
     >>> import torch
     >>> from constrained import ConstrainedProblem, solve
