@@ -111,6 +111,10 @@ class Model:
     c: Part | None = None
     h: Part | None = None
 
+    @property
+    def size(self) -> int:
+        return len(self.x0)
+
     def warm(self) -> None:
         """Let what is compiled at the first call be compiled."""
         for part, weighted in ((self.f, False), (self.c, True), (self.h, True)):
@@ -215,6 +219,10 @@ class TorchModel:
 
     name: str
     problem: ConstrainedProblem
+
+    @property
+    def size(self) -> int:
+        return self.problem.variables()["x"].size
 
     def warm(self) -> None:
         """One product with second derivatives: torch.func and autograd build things at their first use."""

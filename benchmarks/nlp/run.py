@@ -53,6 +53,8 @@ class Row:
 
 def named(name: str) -> Any:
     """A solver of `constrained` by its class; None for what `solve` chooses."""
+    if name != "default" and not hasattr(constrained, name):
+        raise SystemExit(f"--solvers: expected default or a solver of constrained, got {name}")
     return None if name == "default" else getattr(constrained, name)()
 
 
