@@ -240,12 +240,16 @@ class BilevelProblem(Problem):
         relative error, `lower: d/dx` for instance.
         """
         oracle, x, y, without = self.read(point, by)
+        if oracle.memory is not None:
+            oracle.memory.forget_at((x, y))
         starts = [oracle.variables["y"]]
         known = self.closed_form(x)
         starts += [] if known is None else [known]
         found = residuals.residuals(oracle, x, y, point.multipliers)
         if self._is_live:
             return residuals.renamed(found, without)
+        if oracle.memory is not None:
+            oracle.memory.keep()
         found |= lower_gap(oracle, x, y, starts)
         found |= derivatives.wrong(oracle, x, y)
         return residuals.renamed(found, without)
@@ -299,7 +303,6 @@ class BilevelProblem(Problem):
         """
         if by is not None and by.memory is not None and not (by.f.random or by.g.random):
             oracle, without = by, []
-            by.memory.keep()
         else:
             whole, without = self.judged()
             oracle = whole.oracle().remember()

@@ -153,6 +153,8 @@ class ConstrainedProblem(Problem):
     def certify(self, point: Point, *, by: ConstrainedOracle | None = None) -> dict[str, float]:
         """`residuals`; and, where a first derivative is not that of its function, its relative error, `objective: gradient`."""
         oracle, x, suffix = self._read(point, by)
+        if oracle.memory is not None:
+            oracle.memory.forget_at((x,))
         found = kkt.residuals(oracle, x, point.multipliers or Multipliers())
         return self._renamed(found, suffix) | {f"{name}{suffix}": error for name, error in kkt.wrong(oracle, x).items()}
 

@@ -1,10 +1,10 @@
 """What a run remembers of the user's functions: each point costs one call of each, whoever asks again.
 
-Values and gradients by the bytes of the point, and the graph of the last evaluation alone: the next one lets it go first. Only
-small variables are remembered: for large ones the functions are dear, and so are copies and graphs.
+Values and gradients by the bytes of the point, and of each function the graph of its last evaluation: the next one lets it go
+first. Only small variables are remembered: for large ones the functions are dear, and so are copies and graphs.
 
 A resumed run remembers nothing. So within `solve` nothing is known but what the same step asked (`step_begins`), and its counts
-are those of an uninterrupted run; answers and certificates know all that is kept.
+are those of an uninterrupted run; answers and certificates know all that is kept, but the point that is certified.
 """
 
 from __future__ import annotations
@@ -92,6 +92,18 @@ class Memory:
         if not with_graphs:
             self.graphs.clear()
 
+    def forget_at(self, args: Sequence[Vec]) -> None:
+        """One point, so that what is said of it is not what the solver saw: a function may say something else the next time."""
+        key = self.key("", args)
+        for known in (self.now, self.before, self.graphs, self.kept):
+            for name in [name for name, one in known.items() if key is not None and _point(name, one) == key[1]]:
+                del known[name]
+
     def forget(self) -> None:
         """All of it, so that functions are asked whether they say the same again."""
         self.now, self.before, self.graphs, self.kept = {}, {}, {}, {}
+
+
+def _point(name: Any, one: Any) -> bytes:
+    """Of an entry of any of the tables: keyed by function and point, or by function with the point in it."""
+    return name[1] if isinstance(name, tuple) else one[0][1]

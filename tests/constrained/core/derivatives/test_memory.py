@@ -10,7 +10,7 @@ import constrained
 from bilevel import MAID, Implicit
 from constrained.core.derivatives.memory import SMALL, Memory
 from constrained.core.vec import Vec
-from problems import lasso, quadratic
+from problems import lasso, pl_toy, quadratic, ridge_1
 from problems.cutest import cutest
 
 F64 = torch.float64
@@ -39,10 +39,10 @@ def test_one_call_a_point_with_one_level(name, solver):
     problem, calls, points = counting(cutest(name=name).problem, "objective", "equality")
     assert constrained.solve(problem, solver).success
     for part in calls:
-        assert calls[part] == len(points[part])
+        assert calls[part] == len(points[part]) + 1  # the answer, by the solver and by the certificate
 
 
-@pytest.mark.parametrize(("make", "solver"), [(quadratic, None), (quadratic, MAID()), (lasso, None), (lasso, Implicit())])
+@pytest.mark.parametrize(("make", "solver"), [(quadratic, None), (quadratic, MAID()), (pl_toy, None), (ridge_1, Implicit())])
 def test_few_calls_a_point_with_two_levels(make, solver):
     problem, calls, points = counting(make().problem, "upper", "lower")
     bilevel.solve(problem, solver)
@@ -108,3 +108,29 @@ def test_nothing_is_remembered_between_runs():
     assert constrained.solve(problem).success
     shift += 3.0
     torch.testing.assert_close(constrained.solve(problem).x, shift)
+
+
+@pytest.mark.parametrize("two", [False, True])
+def test_what_is_certified_is_asked_anew(two, monkeypatch):
+    """Not what the solver saw there: a function may say something else the next time."""
+    answer, seen = [], []
+
+    def f(*args):
+        seen.append(b"".join(arg.detach().numpy().tobytes() for arg in args))
+        return sum(((arg - 1) ** 2).sum() for arg in args)
+
+    x = torch.zeros(2, dtype=F64)
+    kind = bilevel.BilevelProblem if two else constrained.ConstrainedProblem
+    certify = kind.certify
+
+    def watched(self, point, *, by=None):
+        answer[:] = [point, len(seen)]
+        return certify(self, point, by=by)
+
+    monkeypatch.setattr(kind, "certify", watched)
+    levels = {"upper": f, "lower": lambda x, y: ((y - x) ** 2).sum(), "y": x} if two else {"objective": f}
+    problem = kind(x=x, **levels)
+    assert bilevel.solve(problem).success
+    point, before = answer
+    at = b"".join(v.numpy().tobytes() for v in (point.x, point.y) if v is not None)
+    assert at in seen[before:]
