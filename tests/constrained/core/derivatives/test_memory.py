@@ -67,7 +67,7 @@ def remembering():
 
 def test_value_gradient_and_products_from_one_call():
     oracle, calls, x, y = remembering()
-    plain = quadratic().problem.oracle().g.at(x, y)
+    plain = remembering()[0].g.at(x, y)
     value, (g_x, g_y) = oracle.g.value((x, y)), oracle.g.grad(x.clone(), y)
     at = oracle.g.at(x, y.clone())
     assert calls == {"upper": 0, "lower": 1}
@@ -128,8 +128,10 @@ def test_what_is_certified_is_asked_anew(two, monkeypatch):
         return certify(self, point, by=by)
 
     monkeypatch.setattr(kind, "certify", watched)
-    levels = {"upper": f, "lower": lambda x, y: ((y - x) ** 2).sum(), "y": x} if two else {"objective": f}
-    problem = kind(x=x, **levels)
+    if two:
+        problem = bilevel.BilevelProblem(upper=f, lower=lambda x, y: ((y - x) ** 2).sum(), x=x, y=x)
+    else:
+        problem = constrained.ConstrainedProblem(objective=f, x=x)
     assert bilevel.solve(problem).success
     point, before = answer
     at = b"".join(v.numpy().tobytes() for v in (point.x, point.y) if v is not None)
