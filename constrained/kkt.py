@@ -38,7 +38,7 @@ def check_start(oracle: ConstrainedOracle, x: Vec) -> None:
     generator, given = torch.Generator().manual_seed(0), "x and a batch" if oracle.f.takes_batch else "x, no batch"
     if oracle.memory is not None:
         with contextlib.suppress(Exception):  # on one graph, which the solver takes up; what fails is named below
-            oracle.tape(x, oracle.f.draw(0))
+            oracle.stacked(x, oracle.f.draw(0))
     for part in _parts(oracle):
         if isinstance(part, Constraint):
             try:
@@ -108,9 +108,9 @@ def multipliers(oracle: ConstrainedOracle, x: Vec) -> Multipliers:
     """The least-squares multipliers at x, of inequalities the active ones."""
     if oracle.c is None and oracle.h is None:
         return Multipliers()
-    tape = oracle.tape(x, oracle.f.draw(0))
-    J, h = tape.jacobian, None if oracle.h is None else oracle.h.value((x,))
-    rows = J.new_zeros(0, J.shape[1]) if oracle.h is None else inequality_jacobian(oracle, x)
+    tape = oracle.stacked(x, oracle.f.draw(0))
+    m, _, h = oracle.parted(tape)
+    J, rows = tape.jacobian[:m], tape.jacobian[m:]
     free = inside(oracle, x)  # entries at a bound have a multiplier of their own
     active = None if h is None else h > -1e-6 * max(1.0, float(h.abs().max()) if len(h) else 0.0)
     lam, mu = least_squares(J[:, free], rows[:, free], tape.gradient[free], active)
@@ -119,17 +119,21 @@ def multipliers(oracle: ConstrainedOracle, x: Vec) -> Multipliers:
 
 def residuals(oracle: ConstrainedOracle, x: Vec, given: Multipliers) -> dict[str, float]:
     """The residuals at x with the given multipliers; missing ones are the least-squares ones."""
-    tape = oracle.tape(x, oracle.f.draw(0))
-    h = None if oracle.h is None else oracle.h.value((x,))
+    tape = oracle.stacked(x, oracle.f.draw(0))
+    _, c, h = oracle.parted(tape)
     lam, mu = given.equality, given.inequality
     if (lam is None and oracle.c is not None) or (mu is None and h is not None):
         estimated = multipliers(oracle, x)
         lam, mu = estimated.equality, estimated.inequality
-    grad = tape.gradient if lam is None else tape.gradient + tape.vjp(lam.to(x.dtype))
-    violated = [tape.c.double(), (x - oracle.X.project(x)).ravel().double()]
+    weights = [
+        part.to(tape.c).reshape(-1)
+        for part in (lam if oracle.c is not None else None, mu if h is not None else None)
+        if part is not None
+    ]
+    grad = tape.gradient + tape.vjp(torch.cat(weights)) if weights else tape.gradient
+    violated = [c, (x - oracle.X.project(x)).ravel().double()]
     found = {}
-    if oracle.h is not None and h is not None and mu is not None:
-        grad = grad + oracle.h.vjp((x,), mu.to(x.dtype))[0].ravel()
+    if h is not None and mu is not None:
         violated.append(h.clamp(min=0))
         found["complementarity"] = float(torch.minimum(mu.double(), (-h).clamp(min=0)).norm())
     step = x.add(x.unravel(grad), -1.0)
@@ -144,15 +148,6 @@ def inside(oracle: ConstrainedOracle, x: Vec) -> Tensor:
     step = x.map(lambda leaf: 1e-7 * (1 + leaf.abs()))
     moved = [(oracle.X.project(x.add(step, sign)) - x).ravel() * sign > 0.5 * step.ravel() for sign in (1.0, -1.0)]
     return moved[0] & moved[1]
-
-
-def inequality_jacobian(oracle: ConstrainedOracle, x: Vec) -> Tensor:
-    """J_h, one row a component."""
-    assert oracle.h is not None
-    count = len(oracle.h.value((x,)))
-    if oracle.h.own.jacobian is not None:
-        return oracle.h.matrices([x], count)[0].dense()
-    return oracle.h.rows((x,), torch.eye(count, dtype=x.dtype, device=x.device))[0]
 
 
 def least_squares(J: Tensor, rows: Tensor, g: Tensor, active: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .core.data import Sampler
 from .core.derivatives.constraint import Constraint
@@ -75,6 +76,11 @@ class ConstrainedOracle(Oracle):
     def stacked(self, x: Vec, draw: Draw | None = None) -> Tape:
         """f and the rows (c, h) at x, ready to differentiate; with what was computed there before."""
         return self._tape("tape" if self.h is None else "stacked", self.rows, x, draw)
+
+    def parted(self, tape: Tape) -> tuple[int, Tensor, Tensor | None]:
+        """The rows of c, how many, and those of h, of a stacked tape; float64."""
+        m = tape.m - (0 if self.h is None else len(tape.split(tape.c)[-1]))
+        return m, tape.c[:m].double(), None if self.h is None else tape.c[m:].double()
 
     def _held(self, name: str, x: Vec) -> Tape | None:
         """The last tape of this kind, if it is at x."""

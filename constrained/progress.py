@@ -108,27 +108,25 @@ def shares(oracle: ConstrainedOracle, x: Vec, given: Multipliers, start: Vec) ->
 
 def _estimable(oracle: ConstrainedOracle, x: Vec) -> bool:
     """Least-squares multipliers take a dense Jacobian that is small enough."""
-    tape = oracle.tape(x, oracle.f.draw(0))
+    tape = oracle.stacked(x, oracle.f.draw(0))
     return x.size * (tape.m + 1) <= DENSE and not tape.J.sparse
 
 
 def _shares(oracle: ConstrainedOracle, x: Vec, given: Multipliers, start: Vec) -> dict[str, float]:
     draw, eps = oracle.f.draw(0), torch.finfo(x.dtype).eps
-    here = oracle.tape(x, draw)
+    here = oracle.stacked(x, draw)
+    m, c, h = oracle.parted(here)
     f, f0 = float(here.value), float(oracle.f.value((start,), draw))
-    c, c0 = here.c.double(), _rows(oracle.c, start).to(x.dtype).double()
-    values = [_rows(oracle.h, at) for at in (x, start)]
+    c0 = _rows(oracle.c, start).to(x.dtype).double()
+    values = [c[:0] if h is None else h, _rows(oracle.h, start)]
     if (given.equality is None and oracle.c is not None) or (given.inequality is None and oracle.h is not None):
         given = kkt.multipliers(oracle, x)
-    lam = here.c.double().new_zeros(here.m) if given.equality is None else given.equality.double().reshape(-1)
+    lam = torch.zeros_like(c) if given.equality is None else given.equality.double().reshape(-1)
     mu = values[0].new_zeros(len(values[0])) if given.inequality is None else given.inequality.double().reshape(-1)
 
     def gradient(at: Vec) -> Vec:
-        tape = oracle.tape(at, draw)
-        flat = tape.gradient + tape.vjp(lam.to(at.dtype)) if here.m else tape.gradient
-        if oracle.h is not None:
-            flat = flat + oracle.h.vjp((at,), mu.to(at.dtype))[0].ravel()
-        return at.unravel(flat)
+        tape = oracle.stacked(at, draw)
+        return at.unravel(tape.gradient + tape.vjp(torch.cat([lam, mu]).to(tape.c)) if tape.m else tape.gradient)
 
     way, size = float((x - start).norm()), float(x.norm())
     multiplied = float(lam.abs() @ c.abs() + mu @ values[0].abs())
@@ -136,7 +134,7 @@ def _shares(oracle: ConstrainedOracle, x: Vec, given: Multipliers, start: Vec) -
     terms = abs(f) + float(here.gradient.double().norm()) * (size + way)
     rounding = ROUNDING * eps * terms
     # Here first, where f and c were evaluated last.
-    violated = _violation(oracle, x, torch.cat([c, values[0]]), torch.cat([c0, values[1]]), here.m, max(size, way))
+    violated = _violation(oracle, x, torch.cat([c, values[0]]), torch.cat([c0, values[1]]), m, max(size, way))
     missing = decrease(oracle.X, x, gradient(x), way, rounding, gradient) + multiplied
     if missing > SMALL * gained:  # of nothing, where f is as low at the start: then what f changes at all over that distance
         aside = oracle.X.project(x.add(direction(x, torch.Generator().manual_seed(3)), way))
@@ -154,14 +152,12 @@ def _violation(oracle: ConstrainedOracle, x: Vec, values: Tensor, before: Tensor
     violated = torch.cat([values[:m].abs(), values[m:].clamp(min=0)])
     scale = (values - before).abs()
     if x.size * len(values) <= DENSE:
-        norms = [oracle.tape(x, oracle.f.draw(0)).J.row_norms()] if m else []
-        norms += [kkt.inequality_jacobian(oracle, x).double().norm(dim=1)] if oracle.h is not None else []
-        scale = torch.maximum(scale, torch.cat(norms) * size)
+        scale = torch.maximum(scale, oracle.stacked(x, oracle.f.draw(0)).J.row_norms() * size)
     else:  # by differences along random directions: of a row's gradient they see its length times a normal number
         generator = torch.Generator().manual_seed(0)
         for _ in range(2):
             u = x.map(lambda t: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t))
             at = x.add(u, TRIAL * size / x.size**0.5)
-            moved = torch.cat([oracle.tape(at, oracle.f.draw(0)).c.double(), _rows(oracle.h, at)])
+            moved = oracle.stacked(at, oracle.f.draw(0)).c.double()
             scale = torch.maximum(scale, (moved - values).abs() * (x.size**0.5 / TRIAL))
     return max(share(v, 0.0, s) for v, s in zip(violated.tolist(), scale.tolist()))
