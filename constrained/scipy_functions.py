@@ -186,7 +186,8 @@ def by_torch(function: Counted, values: Once, at: Setting) -> bool:
     if at.tensors:
         return True
     try:
-        fa, fb = (np.atleast_1d(values(point)) for point in (a, b))
+        with warnings.catch_warnings(action="ignore"):
+            fa, fb = (np.atleast_1d(values(point)) for point in (a, b))
     except Exception:  # torch code, for tensors only
         return True
     weights = generator.standard_normal(len(fa))

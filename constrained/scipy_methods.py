@@ -147,7 +147,7 @@ class Told:
 
     def event(self, event: Event) -> bool:
         """As a callback of `solve`, for solvers that take their steps in it."""
-        x = event.answer.x if event.k and not event.status.done else None
+        x = event.answer.x if event.k else None
         return x is not None and self(x.detach().cpu().double().numpy(), event.k)  # pyright: ignore[reportAttributeAccessIssue]
 
 
