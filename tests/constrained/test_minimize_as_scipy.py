@@ -222,6 +222,33 @@ def test_sparse_rows_stay_sparse():
     assert rows.shape == (n, n)
 
 
+def test_second_derivatives_of_torch_numpy_and_matrix_rows_add_up():
+    """c of three kinds and h of both sides: the problem's own check against differences, and Newton's answer."""
+    exp = NonlinearConstraint(
+        lambda x: [np.exp(x[0]) + x[1], np.sin(x[2])],
+        [1.5, 0],
+        [1.5, 0.5],
+        jac=lambda x: [[np.exp(x[0]), 1, 0], [0, 0, np.cos(x[2])]],
+        hess=lambda x, v: np.diag([v[0] * np.exp(x[0]), 0, -v[1] * np.sin(x[2])]),
+    )
+    product = NonlinearConstraint(lambda x: x[0] * x[1] * x[2], 0.02, 0.02)
+    found = minimize(
+        lambda x: float(np.sum(np.cosh(x))),
+        [0.5, 0.5, 0.5],
+        jac=np.sinh,
+        hess=lambda x: np.diag(np.cosh(x)),
+        constraints=[exp, product, LinearConstraint([[1, 1, 1]], -9, 9)],
+    )
+    assert found.problem.check().ok
+    assert "Lagrangian: Hessian" in str(found.problem.check())
+    assert found.success
+    assert np.exp(found.x[0]) + found.x[1] == pytest.approx(1.5)
+    slopes = np.array([[np.exp(found.x[0]), 1, 0], [0, 0, np.cos(found.x[2])]])
+    others = found.x[[1, 0, 0]] * found.x[[2, 2, 1]]
+    total = np.sinh(found.x) + slopes.T @ found.v[0] + others * found.v[1][0] + found.v[2][0]
+    assert total == pytest.approx([0, 0, 0], abs=1e-6)
+
+
 def test_multipliers_are_those_of_the_rows_as_given():
     """min |x - (2, 2)|^2 with -1 <= x0 + x1 <= 2 (upper active, 2) and x0 >= 1.5 (1): grad f + sum J'v = 0."""
     rows = [LinearConstraint([[1, 1]], -1, 2), NonlinearConstraint(lambda x: x[0], 1.5, np.inf)]

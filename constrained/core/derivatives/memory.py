@@ -95,15 +95,15 @@ class Memory:
     def forget_at(self, args: Sequence[Vec]) -> None:
         """One point, so that what is said of it is not what the solver saw: a function may say something else the next time."""
         key = self.key("", args)
-        for known in (self.now, self.before, self.graphs, self.kept):
-            for name in [name for name, one in known.items() if key is not None and _point(name, one) == key[1]]:
-                del known[name]
+        if key is None:
+            return
+        for known in (self.now, self.before):
+            for at in [at for at in known if at[1] == key[1]]:
+                del known[at]
+        for held in (self.graphs, self.kept):
+            for name in [name for name, (at, _) in held.items() if at[1] == key[1]]:
+                del held[name]
 
     def forget(self) -> None:
         """All of it, so that functions are asked whether they say the same again."""
         self.now, self.before, self.graphs, self.kept = {}, {}, {}, {}
-
-
-def _point(name: Any, one: Any) -> bytes:
-    """Of an entry of any of the tables: keyed by function and point, or by function with the point in it."""
-    return name[1] if isinstance(name, tuple) else one[0][1]
