@@ -32,7 +32,7 @@ DIFFERENCES = {  # pattern of a test's name -> why it fails here
     r"test_issue_15093": "trust-constr stops at 0.0009 instead of 0: success is the residuals' here, and they are large",
     r"TestWorkers::test_equal_bounds\[trust-constr": "trust-constr's residual is 1.9e-5 beside a fixed entry",
     r"test_gh20665": "more equalities than unknowns, but consistent: solved here; there an error of the factorization",
-    r"test_nested_minimization": "asks for a minimiser that is 0 to the last bit: here 1e-9",
+    r"test_nested_minimization": "asks for a minimiser that is 0 to the last bit: here 1e-15",
     r"test_finite_differences_hess": "scipy's methods that cannot do without hess= are the library's choice here, which can",
     r"test_respect_maxiter\[SLSQP\]|test_callback_stopiteration\[\d-trust-constr\]": STATUS,
     r"test_nan_values": "NaN at the start is a ProblemError here, before a run, not a result without success",

@@ -124,8 +124,7 @@ def test_products_take_args():
 def test_a_user_may_write_into_x():
     def squares(x):
         x -= np.arange(3)
-        x *= x
-        return np.sum(x)
+        return np.sum(x**2)
 
     assert minimize(squares, np.ones(3)).x == pytest.approx(np.arange(3), abs=1e-5)
 
@@ -389,8 +388,7 @@ def test_tensors_for_torch_derivatives():
     x0 = torch.tensor([0.5, 0.5], dtype=torch.float64)
     own = minimize(lambda x: (x**4).sum() + x.exp().sum(), x0, jac=lambda x: 4 * x**3 + x.exp())
     numpy = minimize(rosen, x0, jac=rosen_der)
-    assert own.success
-    assert numpy.success
+    assert own.success is numpy.success is True
     assert numpy.x.tolist() == pytest.approx([1, 1], abs=1e-6)
 
 
