@@ -19,8 +19,6 @@ from .inertia import Factors, Matrices, factored
 from .iterate import Iterate
 from .program import Array, Values
 
-LARGEST = 1e3  # entry of least-squares multipliers at a start; others are dropped
-
 
 @dataclass(frozen=True)
 class Step:
@@ -101,21 +99,20 @@ def least_squares(it: Iterate) -> Array:
     return np.linalg.lstsq(A, b, rcond=1e-12)[0]
 
 
-def first_multipliers(it: Iterate) -> Iterate:
-    """Those of least squares, or 0 where they are large: at points where J is nearly singular."""
-    lam = least_squares(it)
-    large = not len(lam) or not np.isfinite(lam).all() or float(np.abs(lam).max()) > LARGEST
-    return replace(it, lam=np.zeros_like(it.lam) if large else lam)
+def polished(newton: Newton) -> Iterate | None:
+    """By the shortest step of the system without a shift, for points near a solution where J or H is singular. Equalities alone.
 
-
-def polished(newton: Newton) -> Step | None:
-    """The shortest step of the system without a shift, for points near a solution where J or H is singular. Equalities alone."""
+    None where it does not halve the residual.
+    """
     it = newton.it
     n, m = len(it.at.g), len(it.lam)
     K: Any = np.zeros((n + m, n + m))
     K[:n, :n], K[:n, n:], K[n:, :n] = newton.matrices.H, it.at.J.T, it.at.J
-    b = -np.concatenate([it.at.g + it.at.J.T @ it.lam, it.at.C])
     if not np.isfinite(K).all():
         return None
-    z = np.linalg.lstsq(K, b, rcond=1e-11)[0]
-    return Step(z[:n], np.zeros(0), z[n:])
+    z = np.linalg.lstsq(K, -np.concatenate([it.at.g + it.at.J.T @ it.lam, it.at.C]), rcond=1e-11)[0]
+    at = it.at.program.at(it.at.x + z[:n], it.at.s)
+    if not (at.finite and at.smooth):
+        return None
+    there = replace(it, at=at, lam=it.lam + z[n:])
+    return there if there.residual <= 0.5 * it.residual else None

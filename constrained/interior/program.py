@@ -155,10 +155,10 @@ def _sparse(tape: Tape) -> bool:
     return at.explicit and any(one.sparse for one in at.summands.values())
 
 
-def inside(x: Array, low: Array, high: Array) -> Array:
-    """x moved to PUSH max(1, |bound|) from each bound, at most to PUSH of the range."""
+def inside(x: Array, low: Array, high: Array, push: float = PUSH) -> Array:
+    """x moved to push max(1, |bound|) from each bound, at most to push of the range."""
     width = high - low
-    from_low = np.minimum(PUSH * np.maximum(1.0, np.abs(low)), PUSH * width)
-    from_high = np.minimum(PUSH * np.maximum(1.0, np.abs(high)), PUSH * width)
+    from_low = np.minimum(push * np.maximum(1.0, np.abs(low)), push * width)
+    from_high = np.minimum(push * np.maximum(1.0, np.abs(high)), push * width)
     least = np.where(np.isfinite(low), low + np.nan_to_num(from_low), -np.inf)
     return np.clip(x, least, np.where(np.isfinite(high), high - np.nan_to_num(from_high), np.inf))

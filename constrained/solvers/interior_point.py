@@ -54,9 +54,10 @@ from ..core.status import Feature, Status
 from ..core.vec import Vec
 from ..interior.filter import Accepted, Limits, Search, dominated, joined, longest, longest_dual
 from ..interior.iterate import EPS, Iterate
-from ..interior.newton import Newton, Step, first_multipliers, least_squares, polished
+from ..interior.newton import Newton, Step, least_squares, polished
 from ..interior.program import PUSH, Array, Program, Values, inside
 from ..interior.restoration import flat, restore
+from ..interior.start import LARGEST, cold, first_multipliers, warm
 from ..oracle import ConstrainedOracle
 
 KAPPA = 10.0  # times mu: the error at which mu falls
@@ -108,7 +109,8 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
     Newton's steps on the conditions of min f - mu sum log(distances to bounds), mu -> 0, exact second derivatives, the inertia of
     each system corrected. Dense or sparse as the derivatives are given. Of sets X it takes those that bound each entry.
 
-    mu: the barrier's parameter at the start. max_outer: steps.
+    mu: the barrier's parameter at the start, at most. max_outer: steps. A start with multipliers is a warm one: what it keeps of
+    bounds, and mu, are as small as its residual.
 
     A step costs one evaluation with gradients, one Hessian of the Lagrangian, and one evaluation a further trial.
 
@@ -145,7 +147,9 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         x = inside(rough.flat(start.x), rough.low, rough.high)
         moved = start.x if np.array_equal(x, rough.flat(start.x)) else None
         program = rough.scaled(rough.at(x, np.zeros(rough.inequalities), moved))
-        return self._first(program, program.at(x, np.zeros(program.inequalities), moved), start.x, start.multipliers)
+        at = program.at(x, np.zeros(program.inequalities), moved)
+        first = self._first(at, start.x)
+        return first if start.multipliers is None else self._warm(program, first, rough.flat(start.x), start.multipliers)
 
     def step(self, oracle: ConstrainedOracle, state: InteriorPointState) -> InteriorPointState:
         program = self._program(oracle, state)
@@ -162,9 +166,11 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         step = newton.step()  # (3)
         if not step.finite:
             return self._restored(it, s, 0.9)
-        polish = self._polished(newton, s)
-        if polish is not None:
-            return polish
+        if self._polishes(newton, s):
+            there = polished(newton)
+            if there is not None:
+                return self._at(s, there)
+            s = replace(s, failed=s.failed + 1)
         tau = max(0.99, 1 - s.mu)
         length = longest(it, step, tau)
         if step.size(it.at) < 10 * EPS:
@@ -208,27 +214,27 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         at = program.at(program.flat(s.x), s.s.numpy(), s.x)
         return Iterate(at, s.lam.numpy(), s.z[0].numpy(), s.z[1].numpy(), s.zs.numpy())
 
-    def _first(self, program: Program, at: Values, start: Vec, given: Multipliers | None) -> InteriorPointState:
-        """The first state of an attempt: slacks and multipliers."""
-        slack = np.maximum(-at.C[program.equalities :], PUSH)
-        at = at.slid(slack)
-        zl, zu = (np.isfinite(bound) * 1.0 for bound in (program.low, program.high))
-        it = Iterate(at, np.zeros(program.m), zl, zu, np.ones(len(slack)))
-        it = first_multipliers(it) if at.smooth else it
-        if given is not None:
-            parts = [part for part in (given.equality, given.inequality) if part is not None]
-            if sum(map(len, parts)) == program.m:
-                it = replace(it, lam=program.sigma * torch.cat(parts).double().cpu().numpy() / program.rows)
+    def _warm(self, program: Program, first: InteriorPointState, x: Array, given: Multipliers) -> InteriorPointState:
+        """From multipliers too, where there is one a row."""
+        parts = [part.double().cpu().numpy() for part in (given.equality, given.inequality) if part is not None]
+        if sum(map(len, parts)) != program.m:
+            return first
+        it, mu = warm(program, x, program.sigma * np.concatenate([np.zeros(0), *parts]) / program.rows, self.mu)
+        return self._at(replace(first, mu=mu, limit=it.at.theta), it) if it.at.finite and it.at.smooth else first
+
+    def _first(self, at: Values, start: Vec) -> InteriorPointState:
+        """The first state of an attempt."""
+        it, program = cold(at), at.program
         blank = InteriorPointState(
             k=0,
             x=at.vec,
-            s=_tensor(slack),
+            s=_tensor(it.at.s),
             lam=_tensor(it.lam),
             z=_tensor(np.stack([it.zl, it.zu])),
             zs=_tensor(it.zs),
             mu=self.mu,
             pairs=torch.zeros(0, 2, dtype=torch.float64),
-            limit=at.theta,
+            limit=it.at.theta,
             sigma=program.sigma,
             rows=_tensor(program.rows),
             dw=0.0,
@@ -303,9 +309,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         there = Iterate(found.at, it.lam + found.alpha * step.dlam, *moved).near(s.mu)
         if newton.factors.dw > 0 or newton.factors.dc > 0 or float(np.abs(there.lam).max(initial=0.0)) > 1e6:
             reset = replace(there, lam=least_squares(there))
-            share = 0.1 if newton.factors.dc == 0 else 1.0
-            if reset.dual_norm < share * there.dual_norm:
-                there = reset
+            there = reset if reset.dual_norm < (0.1 if newton.factors.dc == 0 else 1.0) * there.dual_norm else there
         pairs = s.pairs
         if found.joins:
             pairs = torch.from_numpy(joined(pairs.numpy(), it.at.theta, it.phi(s.mu)))
@@ -320,21 +324,10 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
             return self._restored(there, replace(s, short=0, stuck=0), 0.1)
         return s
 
-    def _polished(self, newton: Newton, s: InteriorPointState) -> InteriorPointState | None:
-        """The unshifted step near a solution where K needed a shift; None where it does not halve the residual."""
-        it, shifted = newton.it, newton.factors.dw > 0 or newton.factors.dc > 0
-        p = it.at.program
-        if not shifted or p.bounded or p.sparse or s.residual > POLISH or s.failed >= POLISHED:
-            return None
-        step = polished(newton)
-        if step is None:
-            return None
-        at = p.at(it.at.x + step.dx, it.at.s)
-        if at.finite and at.smooth:
-            there = replace(it, at=at, lam=it.lam + step.dlam)
-            if there.residual <= 0.5 * s.residual:
-                return self._at(s, there)
-        return None
+    def _polishes(self, newton: Newton, s: InteriorPointState) -> bool:
+        """K needed a shift near a solution, where the unshifted step is tried."""
+        p, shifted = newton.it.at.program, newton.factors.dw > 0 or newton.factors.dc > 0
+        return shifted and not (p.bounded or p.sparse) and s.residual <= POLISH and s.failed < POLISHED
 
     # -- safeguards ---------------------------------------------------------------------------------------------------------
     def _restored(self, it: Iterate, s: InteriorPointState, share: float) -> InteriorPointState:
@@ -356,9 +349,8 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
             return self._infeasible(it, replace(s, restored=s.restored + 1), found.at)
         if found.at.theta > 0.9 * theta:
             return self._again(it, s, Status.STALLED)
-        ones = replace(it, at=found.at, zl=np.sign(it.zl), zu=np.sign(it.zu), zs=np.ones(len(it.zs)))
-        there = first_multipliers(replace(it, at=found.at, zl=np.minimum(it.zl, 1e3), zu=np.minimum(it.zu, 1e3)).near(s.mu))
-        there = there if np.isfinite(there.lam).all() else ones
+        there = replace(it, at=found.at, zl=np.minimum(it.zl, LARGEST), zu=np.minimum(it.zu, LARGEST))
+        there = first_multipliers(there.near(s.mu))
         return self._at(replace(s, pairs=torch.from_numpy(pairs), restored=s.restored + 1, short=0), there)
 
     def _infeasible(self, it: Iterate, s: InteriorPointState, at: Values) -> InteriorPointState:
@@ -368,10 +360,10 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         here = program.at(at.x, np.maximum(at.s / at.program.rows[program.equalities :], -raw), at.vec)
         found = restore(here, s.mu, lambda there: float(np.abs(there.C).sum()) <= 0.1 * here.theta)
         if found.stationary:
-            none = replace(it, at=found.at)
-            if none.violation <= self.tolerance:
-                return self._again(it, s, Status.STALLED)
-            return self._again(none, s, Status.LOCALLY_INFEASIBLE)
+            there = replace(it, at=found.at)
+            if there.violation > self.tolerance:
+                return self._again(there, s, Status.LOCALLY_INFEASIBLE)
+            return self._again(it, s, Status.STALLED)
         back = at.program.at(found.at.x, found.at.s * at.program.rows[program.equalities :], found.at.vec)
         return self._at(replace(s, pairs=s.pairs[:0], short=0), first_multipliers(replace(it, at=back).near(s.mu)))
 
@@ -380,18 +372,16 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         ended = replace(self._at(s, it), outcome=verdict)
         if s.first is not None:
             return replace(s.first, k=s.k) if _better(s.first, ended) else ended
-        if not it.at.program.m:
-            return ended
         program = it.at.program
         x = inside(program.flat(s.start), program.low, program.high)
         first = program.at(x, np.zeros(program.inequalities))
         first = first.slid(np.maximum(-first.C[program.equalities :], PUSH))
-        if not (first.finite and first.smooth):
+        if not (program.m and first.finite and first.smooth):
             return ended
         found = restore(first, self.mu, lambda at: at.theta <= 1e-3 * first.theta)
         if not found.at.theta <= 0.9 * first.theta:
             return ended
-        fresh = self._first(program, found.at, s.start, None)
+        fresh = self._first(found.at, s.start)
         fresh = replace(fresh, limit=max(first.theta, found.at.theta))
         return replace(fresh, k=s.k, first=ended, restored=0)
 

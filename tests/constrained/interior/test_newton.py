@@ -6,8 +6,9 @@ import torch
 
 from constrained import Box, ConstrainedProblem
 from constrained.interior.iterate import Iterate
-from constrained.interior.newton import Newton, first_multipliers, least_squares
+from constrained.interior.newton import Newton, least_squares
 from constrained.interior.program import Program
+from constrained.interior.start import first_multipliers
 
 F64 = torch.float64
 MU = 0.05
