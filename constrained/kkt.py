@@ -183,10 +183,14 @@ def half_bounded(A: np.ndarray, b: np.ndarray, free: int, tol: float = 1e-10) ->
     return np.concatenate([beside(b - B @ bounded), bounded])
 
 
+def beside(oracle: ConstrainedOracle, x: Vec) -> Vec:
+    """A point of X near x, where second derivatives are tried."""
+    return oracle.X.project(x.add(direction(x, torch.Generator().manual_seed(3)), NEAR * (1.0 + float(x.norm()))))
+
+
 def lost_twice(oracle: ConstrainedOracle, x: Vec) -> str:
     """Why products with the Hessian of the Lagrangian are not to be had, tried once near x; '' where they are."""
-    generator = torch.Generator().manual_seed(2)
-    at = oracle.X.project(x.add(direction(x, generator), NEAR * (1.0 + float(x.norm()))))
+    generator, at = torch.Generator().manual_seed(2), beside(oracle, x)
     tape = oracle.stacked(at, oracle.f.draw(0))
     v, lam = direction(x, generator), torch.randn(tape.m, generator=generator, dtype=torch.float64).to(tape.c)
     try:

@@ -18,13 +18,13 @@ from .core.run import solve
 from .core.solver import Solver
 from .core.status import Status
 from .differences import ACCURACY
+from .peers.reference import Reference, watched
 from .problem import ConstrainedProblem
 from .scipy_constraints import Rows, multipliers, pieces
 from .scipy_functions import Objective, Setting, objective
 from .scipy_methods import Choice, Told, choose
 from .scipy_result import MinimizeResult
 from .sets import Box, Everywhere
-from .solvers.reference import Reference, watched
 
 BY_NAME = 1e-5  # residuals that SLSQP and trust-constr reach
 DIFFERENCES = "derivatives of {names} are differences of values ({schemes}): with torch functions, or jac=, they would be exact."

@@ -6,7 +6,7 @@ from .core.errors import Unsuitable
 from .core.run import default_solver
 from .core.solver import Solver
 from .core.status import Feature
-from .kkt import lost_twice
+from .kkt import beside, lost_twice
 from .oracle import ConstrainedOracle
 from .problem import ConstrainedProblem
 from .solvers.augmented_lagrangian import AugmentedLagrangian
@@ -22,7 +22,7 @@ def _(problem: ConstrainedProblem) -> Solver:
     """InteriorPoint where K is small, sparse, or has bounds and inequalities that nothing else takes to second order;
     SketchedNewton for larger equalities; AugmentedLagrangian without second derivatives.
     """
-    oracle = problem.oracle()
+    oracle = problem.oracle().remember()
     for solver in (InteriorPoint, SketchedNewton, AugmentedLagrangian, AugmentedLagrangianSGD):
         second = solver in (InteriorPoint, SketchedNewton)
         if solver.lacks(problem.features) or (second and _lost_twice(oracle)):
@@ -34,23 +34,22 @@ def _(problem: ConstrainedProblem) -> Solver:
     raise Unsuitable(f"solve: no solver of this version handles {(problem.features & ~handled).words()}")
 
 
-def _fits(problem: ConstrainedProblem, oracle: ConstrainedOracle) -> bool:
-    """X bounds entries, and K is no larger than it should be. What goes wrong, the start will say."""
-    if not (oracle.X.whole or oracle.X.entrywise):
-        return False
-    try:
-        tape = oracle.stacked(oracle.X.project(oracle.variables["x"]))
-        if tape.J.sparse:
-            return bool(problem.features & (Feature.INEQUALITY | Feature.X_SET))
-    except Exception:
-        return True
-    size = len(tape.x) + tape.m
-    return size <= (DENSE if problem.features & (Feature.INEQUALITY | Feature.X_SET) else SMALL)
-
-
+# What goes wrong in either, the start will say.
 def _lost_twice(oracle: ConstrainedOracle) -> bool:
-    """Products with the Hessian of the Lagrangian were tried, and are not to be had. What else goes wrong, the start will say."""
+    """Products with the Hessian of the Lagrangian were tried, and are not to be had."""
     try:
         return bool(lost_twice(oracle, oracle.variables["x"]))
     except Exception:
         return False
+
+
+def _fits(problem: ConstrainedProblem, oracle: ConstrainedOracle) -> bool:
+    """X bounds entries, and K is no larger than it should be."""
+    if not (oracle.X.whole or oracle.X.entrywise):
+        return False
+    bounded = bool(problem.features & (Feature.INEQUALITY | Feature.X_SET))
+    try:
+        tape = oracle.stacked(beside(oracle, oracle.variables["x"]))
+        return bounded if tape.J.sparse else len(tape.x) + tape.m <= (DENSE if bounded else SMALL)
+    except Exception:
+        return True

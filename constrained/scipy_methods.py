@@ -16,7 +16,7 @@ from . import solvers
 from .core.errors import OptionError, shown
 from .core.event import Event
 from .core.solver import Solver
-from .solvers.reference import Reference
+from .peers.reference import Reference
 from .solvers.scipy_solvers import SLSQP, TrustConstr
 
 OWN = {name.lower(): getattr(solvers, name) for name in solvers.__all__}
@@ -58,7 +58,7 @@ def _named(method: Any) -> Choice:
         raise OptionError(f"method: expected a name, got {shown(method)}; a solver is given as solver=")
     plain = method.lower().replace("-", "").replace("_", "").replace(" ", "")
     if plain in OWN:
-        return Choice(OWN[plain](), named=True)
+        return Choice(SLSQP(ftol=1e-14) if OWN[plain] is SLSQP else OWN[plain](), named=True)  # it ends early where f is large
     known = {name.lower().replace("-", ""): name for name in (*DESCENT, *DERIVATIVE_FREE)}
     if plain not in known:
         names = ", ".join([*(cls.__name__ for cls in OWN.values()), *known.values()])

@@ -225,14 +225,15 @@ def calls_are_counted(case: Case) -> None:
         history.append(({name: list(count) for name, count in seen.items()}, event.calls, event.status.done))
     doc = " ".join((type(case.solver).__doc__ or "").split())
     history = [entry for entry in history if levels == 2 or not entry[2]]  # at the end residuals are evaluated, apart
-    for (before, old, _), (after, new, _) in itertools.pairwise(history):
+    for k, ((before, old, _), (after, new, _)) in enumerate(itertools.pairwise(history)):
         for name, count in new.by["solve"].items():
             last = old.by.get("solve", {}).get(name, Count())
             now, then = (one.values + (one.gradients if levels == 2 else 0) for one in (count, last))  # see `Count`
             spent = [now - then, count.rows - last.rows]
             true = [a - b for a, b in zip(after[name], before.get(name, [0, 0]))]
             assert spent == true, f"{name}: counted {spent} evaluations and rows, saw {true}"
-        assert case.gradients in (None, new.gradients - old.gradients)
+        spent = new.gradients - old.gradients
+        assert case.gradients in (None, spent) or (k == 0 and spent < case.gradients)  # copies that still stand at one point
     if case.gradients is not None:
         assert re.search(rf"\b{NUMBERS[case.gradients]}\b[^.]* gradients a step", doc), doc
     total = event.calls.total()

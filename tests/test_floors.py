@@ -37,6 +37,7 @@ constrained.oracle constrained.descent
 constrained.interior
 constrained.kkt constrained.differences constrained.progress constrained.newton constrained.augmented_objective \
     constrained.polyhedron
+constrained.peers
 constrained.problem constrained.solvers
 constrained.recommend constrained.scipy_functions constrained.scipy_constraints constrained.scipy_methods \
     constrained.scipy_result constrained.minimize constrained.multistart constrained.extend

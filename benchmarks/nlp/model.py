@@ -14,8 +14,8 @@ from constrained import Box, ConstrainedProblem, Function, Point
 from constrained.core.deadline import look
 from constrained.core.vec import Vec
 from constrained.extend import ConstrainedOracle
+from constrained.peers.reference import View
 from constrained.sets import Everywhere
-from constrained.solvers.reference import View
 
 
 @dataclass
@@ -153,7 +153,7 @@ class Model:
 
 
 class Plain:
-    """What `constrained.solvers.reference.View` offers other people's solvers, by the model's functions and nothing between."""
+    """What `constrained.peers.reference.View` offers other people's solvers, by the model's functions and nothing between."""
 
     def __init__(self, model: Model, tally: Tally):
         self.model, self.x0, self.low, self.high, self.seen = model, model.x0, model.low, model.high, model.x0
@@ -171,6 +171,9 @@ class Plain:
         if self._last.get(name, (None,))[0] != key:
             self._last[name] = key, part.second(np.array(x), *(np.array(w) for w in weights))
         return self._last[name][1]
+
+    def tell(self, x: np.ndarray, state: Any = None) -> None:
+        """Nobody watches."""
 
     def f(self, x: np.ndarray) -> float:
         return float(self._f.value(np.array(x)))

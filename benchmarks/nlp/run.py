@@ -12,7 +12,7 @@ import constrained
 from constrained import BilevelError
 from constrained.core.deadline import OutOfTime, within
 from constrained.core.vec import Vec
-from constrained.solvers.reference import Reference, View
+from constrained.peers.reference import Reference, View
 
 from .judge import At, residual
 from .model import Model, Plain, Tally, TorchModel

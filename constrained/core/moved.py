@@ -37,7 +37,10 @@ def forward(modules: Mapping[str, str], names: Mapping[str, str]) -> None:
         own = {key.rpartition(".")[2]: module for key, module in names.items() if key.rpartition(".")[0] == old}
         module = sys.modules.setdefault(old, Moved(old, now, own))
         parent, _, name = old.rpartition(".")
-        vars(sys.modules[parent]).setdefault(name, module)  # for `import a.b` and then `a.b.c`; a public name of the package wins
+        if parent in sys.modules:  # a room that is imported later has it by `import` alone
+            vars(sys.modules[parent]).setdefault(
+                name, module
+            )  # for `import a.b` and then `a.b.c`; a public name of the package wins
 
 
 def forward_names(module: str, names: Mapping[str, str]) -> None:

@@ -65,13 +65,13 @@ class Iterate:
         count = len(self.lam) + sum(map(len, zs))
         size = np.abs(self.lam).sum() + sum(float(z.sum()) for z in zs)
         scale = max(100.0, size / max(count, 1)) / 100.0
-        lost = (self.zl > 0, self.zu > 0)
+        low, high = np.isfinite(self.dl), np.isfinite(self.du)
         parts = (
             np.abs(self.dual) / scale,
             np.abs(self.dual_slack) / scale,
             np.abs(self.at.C),
-            np.abs(self.zl * self.dl - mu)[lost[0]] / scale if lost[0].any() else (),
-            np.abs(self.zu * self.du - mu)[lost[1]] / scale if lost[1].any() else (),
+            np.abs(self.zl[low] * self.dl[low] - mu) / scale,
+            np.abs(self.zu[high] * self.du[high] - mu) / scale,
             np.abs(self.zs * self.at.s - mu) / scale,
         )
         return max((float(np.max(part, initial=0.0)) for part in parts), default=0.0)

@@ -114,7 +114,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
 
     A step costs one evaluation with gradients, one Hessian of the Lagrangian, and one evaluation a further trial.
 
-    >>> from constrained import ConstrainedProblem, solve
+    >>> from constrained import Box, ConstrainedProblem, solve
     >>> x = torch.tensor([1.0, 5.0, 5.0, 1.0], dtype=torch.float64)
     >>> hs71 = ConstrainedProblem(
     ...     objective=lambda x: x[0] * x[3] * (x[0] + x[1] + x[2]) + x[2],
@@ -397,4 +397,4 @@ def _next(mu: float) -> float:
 
 
 def _tensor(a: Array) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(a, dtype=np.float64))
+    return torch.tensor(a, dtype=torch.float64)  # a copy: numpy's strides of one entry are not torch's

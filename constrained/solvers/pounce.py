@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..core.options import Positive, Steps
-from .ipopt import Ipopt
+from ..peers.ipopt_interface import IpoptInterface
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pounce(Ipopt):
+class Pounce(IpoptInterface):
     """Ipopt's interior-point filter method (Waechter and Biegler 2006) in Rust, from the package pounce-solver.
 
     With exact second derivatives of f, c and h; where a function has none, a limited-memory approximation. Sparse matrices of a

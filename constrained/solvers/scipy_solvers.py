@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..core.options import Positive, Steps
-from .reference import Found, Reference, View
+from ..peers.reference import Found, Reference, View
 
 Product = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -37,7 +37,7 @@ class SLSQP(Reference):
     """
 
     tol: Positive | None = None
-    ftol: Positive = 1e-14
+    ftol: Positive = 1e-12
     iterations: Steps = 1000
 
     def run(self, view: View) -> Found:

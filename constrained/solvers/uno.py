@@ -15,8 +15,8 @@ import numpy as np
 from ..core.errors import extra
 from ..core.options import Positive, Steps
 from ..core.status import Feature
-from .reference import Found, Reference, View
-from .stacked import Stacked
+from ..peers.reference import Found, Reference, View
+from ..peers.stacked import Stacked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from scipy.optimize import BFGS, SR1, Bounds, LinearConstraint, NonlinearConstra
 from scipy.sparse import csr_array, eye_array, issparse
 from scipy.sparse.linalg import LinearOperator
 
+import constrained
 from constrained import SLSQP, AugmentedLagrangian, OptionError, ProblemError, SketchedNewton, Status, TrustConstr, minimize
 from constrained.differences import Differences
 
@@ -102,7 +103,7 @@ def test_every_kind_of_hessian_is_newtons(kind):
     circle = NonlinearConstraint(lambda x: np.dot(x, x), 1, 1, jac=lambda x: 2 * x, hess=lambda x, v: 2 * v[0] * np.eye(2))
     found = minimize(rosen, [0.5, 0.5], jac=rosen_der, hess=HESSIANS[kind], constraints=circle)
     assert found.success
-    assert isinstance(found.solver, SketchedNewton)
+    assert isinstance(found.solver, constrained.InteriorPoint)
     assert found.fun == pytest.approx(0.0456748087191604, abs=1e-9)
     assert found.nhev > 0
 
@@ -117,7 +118,7 @@ def test_update_strategies_are_the_librarys(hess):
 def test_products_take_args():
     found = minimize(shifted, [0.0, 0.0], (2.0, B), jac=shifted_jac, hessp=lambda x, p, scale, shift: 2 * scale * (A @ p))
     assert found.success
-    assert isinstance(found.solver, SketchedNewton)
+    assert isinstance(found.solver, constrained.InteriorPoint)
     assert found.x == pytest.approx(B)
 
 

@@ -138,8 +138,9 @@ class Objective:
                     trees, _ = differentiable(args, ())
                     graph = Graph(self.evaluate(trees, at), [tensors(tree) for tree in trees], args)
                 value, found = graph.out.detach().double(), graph.pull(missing)
+            older = {} if known is None else known.grads
             known = self.memory.learn(key, value, graph)
-            known.grads.update(zip(missing, found))
+            known.grads.update({**older, **dict(zip(missing, found))})
         elif missing and known is not None:
             known.grads.update(zip(missing, graph.pull(missing)))
         assert known is not None

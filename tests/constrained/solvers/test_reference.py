@@ -15,8 +15,8 @@ from scipy.sparse import csr_array, diags_array
 from bilevel import Box, Function, Status
 from constrained import SLSQP, ConstrainedProblem, Ipopt, MissingExtra, Pounce, TrustConstr, Uno, solve
 from constrained.core.vec import Vec
-from constrained.solvers.reference import View
-from constrained.solvers.stacked import Grown, Places, Stacked
+from constrained.peers.reference import View
+from constrained.peers.stacked import Grown, Places, Stacked
 
 F64 = torch.float64
 PACKAGES = {Ipopt: "cyipopt", Pounce: "pounce", Uno: "unopy"}

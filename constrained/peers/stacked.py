@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
-from scipy.sparse import coo_array, issparse
 
 from .reference import Found, View
 
@@ -46,6 +45,8 @@ class Places:
 
     def _entries(self, summands: list[Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Keys and numbers of blocks, each with the row that it begins at."""
+        from scipy.sparse import coo_array, issparse
+
         for first, A in summands:
             if issparse(A):
                 at = coo_array(A)
@@ -62,6 +63,8 @@ class Places:
     def numbers(self, summands: list[Any]) -> np.ndarray:
         """The entries of the sum of the blocks, place by place. Raises Grown where one has no place."""
         if self.full:
+            from scipy.sparse import issparse
+
             total = np.zeros(self.shape)
             for first, A in summands:
                 total[first : first + A.shape[0]] += A.toarray() if issparse(A) else A

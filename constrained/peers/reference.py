@@ -18,7 +18,6 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from .. import kkt
@@ -28,7 +27,6 @@ from ..core.derivatives.function import Function
 from ..core.derivatives.objective import Objective
 from ..core.derivatives.tape import Lagrangian, Tape
 from ..core.errors import BilevelError, Unsuitable
-from ..core.moved import forward_names
 from ..core.problem import Multipliers, Point
 from ..core.solver import Solver
 from ..core.states import solver_state
@@ -270,6 +268,8 @@ class View:
 
 def nothing(start: Vec) -> Function:
     """f = 0 with its derivatives."""
+    from scipy.sparse import csr_array
+
     n = start.size
 
     def zero(tree: Tree) -> Tensor:
@@ -297,7 +297,3 @@ def matrices(at: Lagrangian) -> list[Any]:
     if not at.explicit:
         return [array(at.hessian)]
     return [A.scipy() if A.sparse else array(A.dense()) for A in at.summands.values()]
-
-
-_HOMES = {"SLSQP": "scipy_solvers", "TrustConstr": "scipy_solvers", "Ipopt": "ipopt"}
-forward_names(__name__, {name: f"constrained.solvers.{home}" for name, home in _HOMES.items()})
