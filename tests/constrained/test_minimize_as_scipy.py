@@ -84,8 +84,7 @@ def test_differences_stay_within_bounds_and_are_of_their_order(scheme):
 
 
 def test_code_that_takes_tensors_but_loses_derivatives_is_seen_through():
-    """float(x[0]) of a tensor is a number without a slope."""
-    found = minimize(lambda x: (float(x[0]) - 3) ** 2 + (x[1] - 1) ** 2, [0.0, 0.0])
+    found = minimize(lambda x: (float(x[0]) - 3) ** 2 + (x[1] - 1) ** 2, [0.0, 0.0])  # float(x[0]) has no slope
     assert found.success
     assert found.x == pytest.approx([3, 1], abs=1e-5)
 
