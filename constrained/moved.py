@@ -29,7 +29,6 @@ MODULES = {
     "constrained.restoration": "constrained.newton.restoration",
     "constrained.sketch": "constrained.linear.sketch",
     "constrained.spectrum": "constrained.linear.spectrum",
-    "constrained.solvers.reference": "constrained.peers.reference",
     "constrained.tangent": "constrained.sets.tangent",
 }
 NAMES = {  # of modules that were taken apart, and new names
@@ -45,9 +44,6 @@ NAMES = {  # of modules that were taken apart, and new names
     "constrained.core.function.Matrix": "constrained.core.derivatives.matrix",
     "constrained.core.function.is_sparse": "constrained.core.derivatives.matrix",
     "constrained.core.function.matrix": "constrained.core.derivatives.matrix",
-    "constrained.solvers.reference.Ipopt": "constrained.solvers.ipopt",
-    "constrained.solvers.reference.SLSQP": "constrained.solvers.scipy_solvers",
-    "constrained.solvers.reference.TrustConstr": "constrained.solvers.scipy_solvers",
 }
 
 forward(MODULES, NAMES)

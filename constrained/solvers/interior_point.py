@@ -397,4 +397,4 @@ def _next(mu: float) -> float:
 
 
 def _tensor(a: Array) -> Tensor:
-    return torch.tensor(a, dtype=torch.float64)  # a copy: numpy's strides of one entry are not torch's
+    return torch.empty(a.shape, dtype=torch.float64).copy_(torch.from_numpy(a))  # a copy, with strides of torch's own
