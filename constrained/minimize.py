@@ -132,7 +132,7 @@ def _sides(bounds: Any, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise ProblemError(f"bounds: expected Bounds or {n} pairs (low, high), got {shown(bounds)}. {fit}".rstrip()) from None
     if not (low <= high).all():
         less = "An upper bound is less than the corresponding lower bound."  # what scipy says
-        raise ProblemError(f"bounds: expected low <= high in every pair, got {shown(bounds)}. {less}")
+        raise ProblemError(f"bounds: expected low <= high in every pair, as of a Box, got {shown(bounds)}. {less}")
     return low, high, keep
 
 

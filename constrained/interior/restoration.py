@@ -26,7 +26,7 @@ STEPS, SECOND_ORDER = 300, 20  # the Hessian of C'C comes in after so many
 STATIONARY = 1e-8  # |J'C| / |C| where the violation has no slope
 STUCK = 1e-5  # the same where no step is found
 FEASIBLE = 1e-9
-FALLS = 0.2  # b by an accepted step
+FALLS, SMALLEST = 0.2, 1e-30  # b by an accepted step, or one that bounds alone ask for; its end
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,9 @@ def restore(start: Values, mu: float, enough: Callable[[Values], bool]) -> Resto
             lam, growth = max(lam, 1e-14) * growth, 2 * growth
             continue
         step, predicted = found
+        if predicted <= 0 and b > SMALLEST:  # away from bounds, and from less violation
+            b = FALLS * b
+            continue
         alpha = longest(it, step, 0.99)
         p = at.program
         trial = p.at(np.clip(at.x + alpha * step.dx, p.low, p.high), at.s + alpha * step.ds)
