@@ -191,12 +191,15 @@ class Objective:
             raise ProblemError(f"{self.name}: a stochastic function needs a draw")
         return found
 
-    def _own_gradient(self, args: Sequence[Vec], draw: Draw, wrt: Sequence[int]) -> tuple[Tensor, list[Vec]]:
+    def _own_gradient(
+        self, args: Sequence[Vec], draw: Draw, wrt: Sequence[int], value: Tensor | None = None
+    ) -> tuple[Tensor, list[Vec]]:
+        """Value, where it is not known, and gradients by the user's own function."""
         assert self.own.gradient is not None
         trees = [vec.detach().tree() for vec in args]
         batch = (draw.batch,) if self.takes_batch else ()
         with torch.enable_grad():
-            value = self.evaluate(trees, draw).detach()
+            value = self.evaluate(trees, draw).detach() if value is None else value
             with self.randomness(draw.key, trees):
                 given = self.own.gradient(*trees, *batch)
         parts = (given,) if len(args) == 1 else given

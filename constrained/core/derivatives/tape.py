@@ -106,7 +106,7 @@ class Tape:
         self.f.calls.of(self.f.name).gradients += 1
         own = self.f.own.gradient
         if own is not None:
-            return self.f._own_gradient([self.at], self.draw, [0])[1][0].ravel()
+            return self.f._own_gradient([self.at], self.draw, [0], self.value)[1][0].ravel()
         return self._backward([(self._f_out, None)])
 
     def vjp(self, w: Tensor) -> Tensor:
@@ -137,8 +137,14 @@ class Tape:
 
     @functools.cached_property
     def J(self) -> Matrix:
-        """J, m x n: sparse where the user gives one sparse; else dense."""
-        return stacked(self._blocks, self.x.detach())
+        """J, m x n: sparse where the user gives one sparse; else dense, by one backward where all is autodiff's."""
+        if len(self._outs) < 2 or any(_first_order(c.own) for c in self.constraints):
+            return stacked(self._blocks, self.x.detach())
+        for c in self.constraints:
+            c.calls.of(c.name).jacobians += 1
+        with torch.enable_grad():
+            whole = self._joined(self._outs)
+        return Matrix(_rows(whole, self.x))
 
     @functools.cached_property
     def jacobian(self) -> Tensor:
@@ -315,4 +321,6 @@ def _rows(outs: Tensor, x: Tensor) -> Tensor:
     """d outs / dx, one row an entry."""
     if not outs.requires_grad or not outs.numel():
         return x.new_zeros(len(outs), len(x))
+    if len(outs) == 1:  # half the time of a batch of one
+        return backward([outs], [torch.ones_like(outs)], [x])[0][None]
     return backwards([outs], [torch.eye(len(outs), dtype=outs.dtype, device=outs.device)], [x])[0]
