@@ -13,6 +13,7 @@ from constrained.core.problem import Multipliers, Point
 from constrained.core.status import Feature
 from problems.cutest import CUTEST, PAPER_47, WITHOUT, cutest
 
+LONG = {"HS7", "MARATOS", "OSCIPANE"}  # runs of more than a second
 EVERY = pytest.mark.parametrize("name", CUTEST)
 
 # |(grad L, c)| at (x0, lam0) in the runs that the authors of arXiv 2305.18379 published.
@@ -128,7 +129,7 @@ def test_multipliers_start_at_zero_but_for_one():
 
 # -- solutions --------------------------------------------------------------------------------------------------------------
 @pytest.mark.filterwarnings("ignore::UserWarning")  # trust-constr, of singular Jacobians
-@EVERY
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in CUTEST])
 def test_solvers_of_scipy_find_the_optimum_from_the_start(name):
     flat, definition = Flat(made(name).problem), CUTEST[name]
     method = "lm" if definition.f is None else "trust-constr" if name in SLSQP_FAILS else "SLSQP"

@@ -12,6 +12,7 @@ from constrained.core.problem import Point
 from constrained.core.status import Feature
 from problems.cutest import CUTEST, HS_INEQUALITY, cutest
 
+LONG = {"HS13", "HS116"}  # runs of more than a second
 EVERY = pytest.mark.parametrize("name", HS_INEQUALITY)
 
 # f* of the book, problems with numbers up to 119.
@@ -144,7 +145,7 @@ def test_known_solutions_satisfy_the_conditions_of_kuhn_and_tucker(name):
     assert (at.stationarity(x) <= 1e-8) == (name not in UNQUALIFIED)
 
 
-@EVERY
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in HS_INEQUALITY])
 def test_slsqp_finds_the_optimum_from_the_start(name):
     at, definition = Numpy(name), HS_INEQUALITY[name]
     rows = [{"type": "eq", "fun": at.c, "jac": at.J}] if definition.c else []
