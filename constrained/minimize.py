@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .as_scipy.constraints import Rows, multipliers, pieces
+from .as_scipy.differences import ACCURACY
+from .as_scipy.functions import Objective, Setting, objective
+from .as_scipy.methods import Choice, Told, choose
+from .as_scipy.result import MinimizeResult
 from .core.derivatives.counts import Count
 from .core.errors import ProblemError, shown
 from .core.result import Result
 from .core.run import solve
 from .core.solver import Solver
 from .core.status import Status
-from .differences import ACCURACY
 from .peers.reference import Reference, watched
 from .problem import ConstrainedProblem
-from .scipy_constraints import Rows, multipliers, pieces
-from .scipy_functions import Objective, Setting, objective
-from .scipy_methods import Choice, Told, choose
-from .scipy_result import MinimizeResult
 from .sets import Box, Everywhere
 
 BY_NAME = 1e-5  # residuals that SLSQP and trust-constr reach

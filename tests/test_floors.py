@@ -35,12 +35,11 @@ constrained.sets
 constrained.linear
 constrained.oracle constrained.descent
 constrained.interior
-constrained.kkt constrained.differences constrained.progress constrained.newton constrained.augmented_objective \
-    constrained.polyhedron
+constrained.kkt constrained.progress constrained.newton constrained.augmented_objective constrained.polyhedron
 constrained.peers
 constrained.problem constrained.solvers
-constrained.recommend constrained.scipy_functions constrained.scipy_constraints constrained.scipy_methods \
-    constrained.scipy_result constrained.minimize constrained.multistart constrained.extend
+constrained.recommend constrained.as_scipy
+constrained.minimize constrained.multistart constrained.extend
 constrained
 bilevel.moved bilevel.oracle bilevel.mixture bilevel.blocks
 bilevel.single_loop bilevel.lower

@@ -15,7 +15,7 @@ from scipy.sparse.linalg import LinearOperator
 
 import constrained
 from constrained import SLSQP, AugmentedLagrangian, OptionError, ProblemError, SketchedNewton, Status, TrustConstr, minimize
-from constrained.differences import Differences
+from constrained.as_scipy.differences import Differences
 
 ROOT = Path(__file__).parents[2]
 A, B = np.diag([1.0, 4.0]), np.array([1.0, 2.0])

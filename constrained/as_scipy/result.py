@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .core.result import Result
-from .core.variables import checked_start
+from ..core.result import Result
+from ..core.variables import checked_start
 
 NAMES = ("x", "fun", "jac", "success", "status", "message", "nit", "niter", "nfev", "njev", "nhev", "v")
 NAMES = (*NAMES, "optimality", "constr_violation", "multipliers", "notes")

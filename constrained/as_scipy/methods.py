@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import solvers
-from .core.errors import OptionError, shown
-from .core.event import Event
-from .core.solver import Solver
-from .peers.reference import Reference
-from .solvers.scipy_solvers import SLSQP, TrustConstr
+from .. import solvers
+from ..core.errors import OptionError, shown
+from ..core.event import Event
+from ..core.solver import Solver
+from ..peers.reference import Reference
+from ..solvers.scipy_solvers import SLSQP, TrustConstr
 
 OWN = {name.lower(): getattr(solvers, name) for name in solvers.__all__}
 DESCENT = ("CG", "BFGS", "Newton-CG", "L-BFGS-B", "TNC", "dogleg", "trust-ncg", "trust-krylov", "trust-exact")

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core.derivatives.constraint import Constraint
-from .core.derivatives.counts import Calls
-from .core.derivatives.function import Function
-from .core.derivatives.matrix import is_sparse
-from .core.errors import OptionError, ProblemError, shown
-from .core.vec import Vec
+from ..core.derivatives.constraint import Constraint
+from ..core.derivatives.counts import Calls
+from ..core.derivatives.function import Function
+from ..core.derivatives.matrix import is_sparse
+from ..core.errors import OptionError, ProblemError, shown
+from ..core.vec import Vec
 from .differences import EPS, STEPS, Differences
 
 REMEMBERED = 4  # points of a function

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core.derivatives.constraint import Constraint
-from .core.derivatives.counts import Calls
-from .core.derivatives.function import Function
-from .core.derivatives.matrix import is_sparse
-from .core.derivatives.matrix import matrix as checked
-from .core.derivatives.objective import Objective
-from .core.errors import ProblemError, shown
-from .core.problem import Multipliers
-from .core.vec import Vec
+from ..core.derivatives.constraint import Constraint
+from ..core.derivatives.counts import Calls
+from ..core.derivatives.function import Function
+from ..core.derivatives.matrix import is_sparse
+from ..core.derivatives.matrix import matrix as checked
+from ..core.derivatives.objective import Objective
+from ..core.errors import ProblemError, shown
+from ..core.problem import Multipliers
+from ..core.vec import Vec
 from .differences import STEPS
-from .scipy_functions import Counted, Once, Setting, by_torch, is_operator, lift, matrix, second, vector
+from .functions import Counted, Once, Setting, by_torch, is_operator, lift, matrix, second, vector
 
 EXPECTED = "expected LinearConstraint, NonlinearConstraint or a dict with type 'eq' or 'ineq' and fun"
 
