@@ -92,7 +92,7 @@ def _values(oracle: ConstrainedOracle, x: Vec) -> list[Tensor]:
 
 def _first(oracle: ConstrainedOracle, x: Vec, generator: torch.Generator, *, finite: bool = False) -> list[Finding]:
     """grad f and J'w from values; `finite`: none where a value is not."""
-    claims, (x, d) = [], _with_room(oracle, x, direction(x, generator))
+    claims, (x, d) = [], looks.with_room(oracle.X.project, x, direction(x, generator))
     for part in _parts(oracle):
         if part.own.differences:
             continue
@@ -208,21 +208,6 @@ def lost_twice(oracle: ConstrainedOracle, x: Vec) -> str:
     if compare("", claim, slope, size, eps ** (1 / 3) * max(1.0, float(at.max_norm())), eps).ok:
         return ""
     return "the Hessian is not that of the gradients: an own autograd function loses it"
-
-
-def _with_room(oracle: ConstrainedOracle, x: Vec, d: Vec) -> tuple[Vec, Vec]:
-    """A point near x, and a direction near d, with the points of differences along it in X where entries project alone: functions
-    need not be defined outside. Entries that have no room stay.
-    """
-    X, far = oracle.X, 2 * torch.finfo(x.dtype).eps ** (1 / 3) * max(1.0, float(x.max_norm()))  # the farthest that `compare` goes
-    if X.whole or not X.entrywise:
-        return x, d
-    room = d.map(lambda leaf: 1.1 * far * leaf.abs())
-    at = X.project(x + room) - room
-    at = X.project(at - room) + room
-    free = (X.project(at + room) - at - room).map(lambda leaf: (leaf == 0).to(leaf))
-    at = at.like(torch.where(one > 0, a, b) for one, a, b in zip(free.leaves, at.leaves, x.leaves))
-    return at, d.like(a * b for a, b in zip(d.leaves, free.leaves))
 
 
 def check(oracle: ConstrainedOracle, x: Vec) -> Report:

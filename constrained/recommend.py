@@ -6,6 +6,7 @@ from .core.errors import Unsuitable
 from .core.run import default_solver
 from .core.solver import Solver
 from .core.status import Feature
+from .interior.program import sparse
 from .kkt import beside, lost_twice
 from .oracle import ConstrainedOracle
 from .problem import ConstrainedProblem
@@ -50,6 +51,9 @@ def _fits(problem: ConstrainedProblem, oracle: ConstrainedOracle) -> bool:
     bounded = bool(problem.features & (Feature.INEQUALITY | Feature.X_SET))
     try:
         tape = oracle.stacked(beside(oracle, oracle.variables["x"]))
-        return bounded if tape.J.sparse else len(tape.x) + tape.m <= (DENSE if bounded else SMALL)
+        if len(tape.x) + tape.m <= (DENSE if bounded else SMALL):
+            return True
+        own = all(c.own.jacobian is not None for c in oracle.rows)  # else J is not even asked for: it would be dense
+        return bounded and own and (tape.J.sparse or not tape.m) and sparse(tape)
     except Exception:
         return True

@@ -109,14 +109,15 @@ def check(oracle: BilevelOracle, x: Vec, y: Vec) -> Report:
 
 def _first(oracle: BilevelOracle, x: Vec, y: Vec, generator: torch.Generator, *, finite: bool = False) -> list[Finding]:
     """d/dx and d/dy of the objectives and constraints, from values; `finite`: none where f or g is not."""
-    claims, along = [], [direction(v, generator) for v in (x, y)]
+    rooms = [looks.with_room(X.project, v, direction(v, generator)) for X, v in ((oracle.X, x), (oracle.Y, y))]
+    claims, ((x, dx), (y, dy)) = [], rooms
     for part in (oracle.f, oracle.g, *oracle.constraints.values()):
         labels = [f"{part.name}: d/d{name}" for name in NAMES]
         scalar = Scalar.of(part, (x, y), NAMES, generator, part.draw(0) if isinstance(part, Level) else None)
         claims.append((scalar, labels, *scalar.gradient((x, y))))
     if finite and not all(bool(value.isfinite()) for _, _, value, _ in claims[:2]):
         return []
-    return [finding for claim in claims for finding in looks.compared(claim, (x, y), along)]
+    return [finding for claim in claims for finding in looks.compared(claim, (x, y), (dx, dy))]
 
 
 def _second(oracle: BilevelOracle, x: Vec, y: Vec, generator: torch.Generator, right: set[str]) -> list[Finding]:

@@ -16,6 +16,8 @@ from .program import Array, Values
 
 EPS = float(np.finfo(np.float64).eps)
 FAR = 1e10  # times mu / distance: where z is kept
+KAPPA = 10.0  # times mu: the error at which mu falls
+SLOW, POWER, LEAST = 0.2, 1.5, 1e-17  # to mu / 5 or mu^1.5, down to LEAST
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,12 @@ class Iterate:
         )
         return max((float(np.max(part, initial=0.0)) for part in parts), default=0.0)
 
+    def lowered(self, mu: float) -> float:
+        """mu where its barrier problem is not solved yet, to within KAPPA mu; smaller ones where it is."""
+        while mu > LEAST and self.error(mu) <= KAPPA * mu:
+            mu = fallen(mu)
+        return mu
+
     @functools.cached_property
     def residual(self) -> float:
         """|(x - P(x - grad f - J'lam), c, max(h, 0), min(lam_h, max(-h, 0)))|, of the problem itself."""
@@ -103,6 +111,11 @@ class Iterate:
             return np.where(np.isfinite(d), np.clip(z, mu / (FAR * d), FAR * mu / d), 0.0)
 
         return replace(self, zl=kept(self.zl, self.dl), zu=kept(self.zu, self.du), zs=kept(self.zs, self.at.s))
+
+
+def fallen(mu: float) -> float:
+    """The barrier's next parameter."""
+    return max(LEAST, min(SLOW * mu, mu**POWER))
 
 
 def barrier(it: Iterate, mu: float) -> float:

@@ -40,16 +40,15 @@ class Program:
     rows: Array
 
     @classmethod
-    def of(cls, oracle: ConstrainedOracle, start: Vec, sigma: float = 1.0, rows: Array | None = None) -> Program:
-        """With the given scales; `scaled` finds them."""
+    def of(cls, oracle: ConstrainedOracle, start: Vec) -> Program:
+        """Without scales; `scaled` finds them."""
         low, high = oracle.bounds
         tape = oracle.stacked(start)
         m = len(tape.c)
         inequalities = 0 if oracle.h is None else len(tape.split(tape.c)[-1])
         free = np.flatnonzero(low < high)
-        sparse = tape.J.sparse or (any(part.own.hessian is not None for part in tape.parts) and _sparse(tape))
-        rows = np.ones(m) if rows is None else rows
-        return cls(oracle, start, free, low[free], high[free], m - inequalities, inequalities, sparse, sigma, rows)
+        few = tape.J.sparse or sparse(tape)
+        return cls(oracle, start, free, low[free], high[free], m - inequalities, inequalities, few, 1.0, np.ones(m))
 
     def scaled(self, at: Values) -> Program:
         """Scales from the gradients at a point."""
@@ -60,6 +59,13 @@ class Program:
             sigma=max(min(1.0, LARGEST / size) if size > 0 else 1.0, SCALED),
             rows=np.maximum(LARGEST / np.maximum(steepest, LARGEST), SCALED),
         )
+
+    @classmethod
+    def again(cls, oracle: ConstrainedOracle, like: Vec, slacks: int, sparse: bool, sigma: float, rows: Array) -> Program:
+        """What `of` and `scaled` found at the start, without asking again."""
+        low, high = oracle.bounds
+        free = np.flatnonzero(low < high)
+        return cls(oracle, like, free, low[free], high[free], len(rows) - slacks, slacks, sparse, sigma, rows)
 
     @property
     def n(self) -> int:
@@ -130,6 +136,11 @@ class Values:
         """The first derivatives are finite."""
         return bool(np.isfinite(self.g).all() and np.isfinite(self.J.data if self.program.sparse else self.J).all())
 
+    def curved(self, lam: Array) -> bool:
+        """The Hessian of the Lagrangian is finite."""
+        H = self.hessian(lam)
+        return bool(np.isfinite(H.data if self.program.sparse else H).all())
+
     def hessian(self, lam: Array, objective: float = 1.0) -> Any:
         """objective hess f + sum lam_i hess C_i, n x n."""
         p = self.program
@@ -149,10 +160,11 @@ class Values:
         return Values(self.program, self.x, s, self.vec, self.tape)
 
 
-def _sparse(tape: Tape) -> bool:
-    """The user gives Hessians, and a sparse one."""
-    at = tape.lagrangian(torch.zeros_like(tape.c))
-    return at.explicit and any(one.sparse for one in at.summands.values())
+def sparse(tape: Tape) -> bool:
+    """The user gives Hessians of f and all constraints, and a sparse one."""
+    if any(part.own.hessian is None for part in tape.parts):
+        return False
+    return any(one.sparse for one in tape.lagrangian(torch.zeros_like(tape.c)).summands.values())
 
 
 def inside(x: Array, low: Array, high: Array, push: float = PUSH) -> Array:

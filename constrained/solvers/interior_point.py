@@ -23,8 +23,8 @@ Safeguards
     singular, the shortest step of the unshifted system. Every verdict is on the unscaled problem.
 
 Where it stands
-    (1) `_lower`, (2) interior/inertia.py, (3) interior/newton.py, (4) interior/filter.py, (5) `_moved`, restoration and second
-    attempt: `_restored`, `_again`, and interior/restoration.py
+    (1) `lowered` in interior/iterate.py, (2) interior/inertia.py, (3) interior/newton.py, (4) interior/filter.py, (5) `_moved`;
+    restoration and second attempt: `_restored`, `_again`, and interior/restoration.py
 
 Notation
     n, m: entries of x that bounds do not fix, rows of C; mu is the barrier's parameter; lam = (of c, of h); filter.py has D
@@ -53,16 +53,13 @@ from ..core.states import solver_state
 from ..core.status import Feature, Status
 from ..core.vec import Vec
 from ..interior.filter import Accepted, Limits, Search, dominated, joined, longest, longest_dual
-from ..interior.iterate import EPS, Iterate
+from ..interior.iterate import EPS, LEAST, Iterate, fallen
 from ..interior.newton import Newton, Step, least_squares, polished
 from ..interior.program import PUSH, Array, Program, Values, inside
 from ..interior.restoration import flat, restore
 from ..interior.start import LARGEST, cold, first_multipliers, warm
 from ..oracle import ConstrainedOracle
 
-KAPPA = 10.0  # times mu: the error at which mu falls
-SLOW, POWER = 0.2, 1.5  # mu / 5, mu^1.5
-LEAST = 1e-17  # mu
 SHORT, SHORT_STEPS = 1e-2, 3  # of the longest length: steps in a row before the restoration
 POLISH, POLISHED = 1e-4, 10  # residual from which the unshifted step is tried, times it may fail
 PATIENCE = 150  # steps without a tenth less of the residual or the violation
@@ -86,6 +83,7 @@ class InteriorPointState:
     limit: float  # theta at the start
     sigma: float
     rows: Tensor
+    sparse: bool  # K
     dw: float  # the last shift
     value: float
     residual: float
@@ -161,7 +159,8 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         it = it.near(s.mu)
         newton = Newton.at(it, s.mu, s.dw)  # (2)
         if newton is None:
-            return self._restored(it, s, 0.9)
+            curved = it.at.curved(it.lam) or s.residual <= 1e3 * self.tolerance  # at a solution a Hessian may be infinite
+            return self._restored(it, s, 0.9) if curved else replace(s, outcome=Status.NONFINITE)
         s = replace(s, dw=newton.factors.dw or s.dw)
         step = newton.step()  # (3)
         if not step.finite:
@@ -208,7 +207,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
 
     # -- the state and the iterate ------------------------------------------------------------------------------------------
     def _program(self, oracle: ConstrainedOracle, s: InteriorPointState) -> Program:
-        return Program.of(oracle, s.x, s.sigma, s.rows.numpy())
+        return Program.again(oracle, s.x, len(s.s), s.sparse, s.sigma, s.rows.numpy())
 
     def _iterate(self, program: Program, s: InteriorPointState) -> Iterate:
         at = program.at(program.flat(s.x), s.s.numpy(), s.x)
@@ -237,6 +236,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
             limit=it.at.theta,
             sigma=program.sigma,
             rows=_tensor(program.rows),
+            sparse=program.sparse,
             dw=0.0,
             value=at.value,
             residual=math.inf,
@@ -286,9 +286,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         """(1); without bounds there is no barrier."""
         if not it.at.program.bounded:
             return replace(s, mu=LEAST)
-        mu = s.mu
-        while mu > LEAST and it.error(mu) <= KAPPA * mu:
-            mu = _next(mu)
+        mu = it.lowered(s.mu)
         return s if mu == s.mu else replace(s, mu=mu, pairs=s.pairs[:0])
 
     def _at_rounding(self, newton: Newton, step: Step, length: float, s: InteriorPointState) -> InteriorPointState:
@@ -297,7 +295,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         at = p.at(np.clip(it.at.x + length * step.dx, p.low, p.high), it.at.s + length * step.ds)
         there = replace(it, at=at, lam=it.lam + length * step.dlam) if at.finite and at.smooth else it
         if p.bounded and s.mu > LEAST:
-            return self._at(replace(s, mu=_next(s.mu), pairs=s.pairs[:0]), there.near(_next(s.mu)))
+            return self._at(replace(s, mu=fallen(s.mu), pairs=s.pairs[:0]), there.near(fallen(s.mu)))
         return self._at(s, there) if there.residual < s.residual else self._restored(it, s, 0.9)
 
     def _moved(self, newton: Newton, found: Accepted, s: InteriorPointState, tau: float, length: float) -> InteriorPointState:
@@ -390,10 +388,6 @@ def _better(one: InteriorPointState, other: InteriorPointState) -> bool:
     """Of two ends without success: what says more of the problem, then less residual."""
     told = [s.outcome is Status.LOCALLY_INFEASIBLE for s in (one, other)]
     return told[0] if told[0] != told[1] else one.residual <= other.residual
-
-
-def _next(mu: float) -> float:
-    return max(LEAST, min(SLOW * mu, mu**POWER))
 
 
 def _tensor(a: Array) -> Tensor:

@@ -112,6 +112,15 @@ def _moved(arg: Vec, far: float, generator: torch.Generator) -> Vec:
     return arg.add(direction(arg, generator), far * (1.0 + float(arg.norm())))
 
 
+def with_room(project: Project, x: Vec, d: Vec) -> tuple[Vec, Vec]:
+    """A point near x and a direction near d, such that the points of differences along it are in the set: functions need not be
+    defined outside, and may have a kink on its boundary. Where the set has no room, the direction is 0.
+    """
+    far = 2.2 * torch.finfo(x.dtype).eps ** (1 / 3) * max(1.0, float(x.max_norm()))  # beyond what `compare` asks for
+    a, b = project(x.add(d, far)), project(x.add(d, -far))
+    return (a + b) * 0.5, (a - b) * (0.5 / far)
+
+
 Claim = tuple[Scalar, Sequence[str], Tensor, list[Vec]]  # labels of the gradients, value, gradients
 
 

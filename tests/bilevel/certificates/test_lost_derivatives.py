@@ -16,7 +16,7 @@ from bilevel import (
     recommend,
     solve,
 )
-from constrained import AugmentedLagrangian, ConstrainedProblem
+from constrained import AugmentedLagrangian, Box, ConstrainedProblem, Simplex, Vec
 from constrained.core.derivatives import looks
 
 F64 = torch.float64
@@ -213,3 +213,33 @@ def test_functions_that_bend_within_a_difference_are_not_called_wrong():
     for unit in (1e-6, 1.0, 1e6):
         p = ConstrainedProblem(objective=lambda x, u=unit: torch.sin(3 * x / u).sum() + ((x / u) ** 2).sum(), x=unit * x0)
         p.begin(p.oracle(), None)
+
+
+@pytest.mark.parametrize("set_of", [Box(0.0, 5.0), Simplex()], ids=lambda one: type(one).__name__)
+def test_a_kink_on_the_boundary_of_a_set_is_no_wrong_derivative(set_of):
+    """The slope of clamp(y, 0) is 0 on one side of y = 0, which Y does not have."""
+    y = torch.tensor([0.0, 0.0, 1.0], dtype=F64)
+    start = torch.tensor([0.5, 0.3, 0.1], dtype=F64)
+    for seed in range(5):
+        shift = torch.randn(3, generator=torch.Generator().manual_seed(seed), dtype=F64)
+        one = BilevelProblem(
+            upper=upper, lower=lambda x, y, s=shift: ((y.clamp(min=0) - x - s) ** 2).sum(), x=start, y=y, Y=set_of
+        )
+        one.begin(one.oracle(), None)
+        two = ConstrainedProblem(objective=lambda y, s=shift: ((y.clamp(min=0) - s) ** 2).sum(), x=y, X=set_of)
+        two.begin(two.oracle(), None)
+
+
+def test_differences_stay_within_a_set():
+    """log y has no value outside."""
+    for set_of in (Box(0.0, 1.0), Simplex()):
+        p = ConstrainedProblem(objective=lambda y: -torch.log(y).sum(), x=torch.full((3,), 1 / 3, dtype=F64), X=set_of)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(20):
+            x = p.X.project(Vec.of(torch.randn(3, generator=generator, dtype=F64)))
+            d = looks.direction(x, generator)
+            at, way = looks.with_room(p.X.project, x, d)
+            for t in (1.2e-5, -1.2e-5):  # 2 eps^(1/3), the farthest that is asked for
+                point = at.add(way, t)
+                assert bool((point.ravel() >= 0).all())
+                assert float(p.X.distance(point)) <= 1e-15  # the sum's rounding

@@ -1,5 +1,7 @@
 """Newton's step against the whole system with slacks and multipliers of bounds, solved by numpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,7 @@ def iterate():
         X=X,
     )
     oracle = problem.oracle()
-    program = Program.of(oracle, oracle.variables["x"], 0.7, np.array([1.0, 0.5, 2.0]))
+    program = replace(Program.of(oracle, oracle.variables["x"]), sigma=0.7, rows=np.array([1.0, 0.5, 2.0]))
     at = program.at(program.flat(oracle.variables["x"]), np.array([0.4, 0.9]))
     return Iterate(at, np.array([0.3, 0.6, -0.2]), np.array([0.2, 0, 0.5]), np.array([0, 0, 0.8]), np.array([1.5, 0.3]))
 

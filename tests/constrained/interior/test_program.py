@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from constrained import Box, ConstrainedProblem, Function
+from constrained import Box, ConstrainedProblem, Function, InteriorPoint
 from constrained.interior.program import Program
 
 F64 = torch.float64
@@ -24,9 +24,9 @@ def h(x):
     return torch.stack([(x**2).sum() - 3, 1e4 * x[1] - x[0] ** 3])
 
 
-def program(problem, sigma=1.0, rows=None):
+def program(problem):
     oracle = problem.oracle()
-    return Program.of(oracle, oracle.variables["x"], sigma, rows)
+    return Program.of(oracle, oracle.variables["x"])
 
 
 def at(one):
@@ -129,3 +129,22 @@ def test_a_point_costs_one_call_of_each_function():
     there = one.program.at(one.x + 0.1, one.s)
     _ = there.g, there.J, there.hessian(LAM), there.slid(one.s + 1).C
     assert calls == {"f": 1, "c": 1, "h": 1}
+
+
+def test_the_users_hessian_is_asked_once_a_step():
+    calls = []
+
+    def hessian(x):
+        calls.append(1)
+        return torch.autograd.functional.hessian(f, x)
+
+    own = Function(f, gradient=lambda x: torch.autograd.functional.jacobian(f, x), hessian=hessian)
+    problem = ConstrainedProblem(objective=own, x=X0)
+    oracle, solver = problem.oracle().remember(), InteriorPoint(tol=1e-8)
+    state = solver.init(oracle, problem.begin(oracle, None))
+    for _ in range(3):
+        calls.clear()
+        assert solver.revisit(oracle, state)
+        oracle.memory.step_begins(with_graphs=True)
+        state = solver.step(oracle, state)
+        assert len(calls) == 1

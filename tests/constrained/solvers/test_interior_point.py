@@ -10,7 +10,21 @@ import torch
 from scipy.optimize import linprog
 from scipy.sparse import csr_array, diags_array
 
-from constrained import Box, ConstrainedProblem, Function, InteriorPoint, Multipliers, Point, Simplex, Status, Unsuitable, solve
+from constrained import (
+    AugmentedLagrangian,
+    Box,
+    ConstrainedProblem,
+    Function,
+    InteriorPoint,
+    Multipliers,
+    Point,
+    Simplex,
+    SketchedNewton,
+    Status,
+    Unsuitable,
+    solve,
+)
+from constrained.core.run import default_solver
 from problems.cutest import CUTEST, HS_INEQUALITY, cutest
 from problems.traps import TRAPS, trap
 
@@ -202,3 +216,26 @@ def test_steps_do_not_depend_on_units():
     ]
     assert all(one.status is Status.CONVERGED for one in found)
     torch.testing.assert_close(found[0].x, found[1].x, rtol=1e-7, atol=1e-7)
+
+
+def test_a_hessian_that_is_nan_is_told():
+    own = Function(lambda x: (x**2).sum(), gradient=lambda x: 2 * x, hessian=lambda x: torch.full((2, 2), math.nan, dtype=F64))
+    result = solve(ConstrainedProblem(objective=own, x=torch.ones(2, dtype=F64)), InteriorPoint())
+    assert result.status is Status.NONFINITE
+    assert result.x.tolist() == [1, 1]
+
+
+def test_the_default_by_size_and_matrices():
+    """A dense Jacobian of 20,000 rows is not even asked for."""
+    n = 20_000
+    x = torch.zeros(n, dtype=F64)
+    wide = ConstrainedProblem(objective=lambda x: (x**2).sum(), inequality=lambda x: x - 1, x=x)
+    assert type(default_solver(wide)) is AugmentedLagrangian
+    f, h, hill, _ = obstacle(n)
+    assert type(default_solver(ConstrainedProblem(objective=f, inequality=h, x=torch.from_numpy(hill + 1)))) is InteriorPoint
+    alone = Function(h.value, jacobian=h.jacobian)  # its Hessian would be autodiff's, and dense
+    mixed = ConstrainedProblem(objective=lambda x: (x**2).sum(), inequality=alone, x=torch.from_numpy(hill + 1))
+    assert type(default_solver(mixed)) is AugmentedLagrangian
+    assert type(default_solver(cutest(name="HS6").problem)) is InteriorPoint
+    many = ConstrainedProblem(objective=lambda x: (x**2).sum(), equality=lambda x: x.sum() - 1, x=x)
+    assert type(default_solver(many)) is SketchedNewton
