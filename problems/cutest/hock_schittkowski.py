@@ -18,6 +18,12 @@ ROOT2 = math.sqrt(2)
 ENERGIES = (-6.089, -17.164, -34.054, -5.914, -24.721, -14.986, -24.1, -10.708, -26.662, -22.179)  # of HS111 and HS112
 
 
+def hs100_objective(x1: Tensor, x2: Tensor, x3: Tensor, x4: Tensor, x5: Tensor, x6: Tensor, x7: Tensor) -> Tensor:
+    """Of HS100, with inequalities, and HS100LNP, with the two of them that are active as equalities."""
+    far = (x1 - 10) ** 2 + 5 * (x2 - 12) ** 2 + x3**4 + 3 * (x4 - 11) ** 2
+    return far + 10 * x5**6 + 7 * x6**2 + x7**4 - 4 * x6 * x7 - 10 * x6 - 8 * x7
+
+
 def hs111_objective(x: Tensor) -> Tensor:
     """sum_i e^x_i (E_i + x_i - log sum_j e^x_j): the free energy of a mixture of e^x_i moles each."""
     return (exp(x) * (x.new_tensor(ENERGIES) + x - torch.logsumexp(x, 0))).sum()
@@ -240,18 +246,7 @@ HOCK_SCHITTKOWSKI = {
         source=f"{BOOK} 79",
     ),
     "HS100LNP": Definition(
-        f=lambda x1, x2, x3, x4, x5, x6, x7: (
-            (x1 - 10) ** 2
-            + 5 * (x2 - 12) ** 2
-            + x3**4
-            + 3 * (x4 - 11) ** 2
-            + 10 * x5**6
-            + 7 * x6**2
-            + x7**4
-            - 4 * x6 * x7
-            - 10 * x6
-            - 8 * x7
-        ),
+        f=hs100_objective,
         c=lambda x1, x2, x3, x4, x5, x6, x7: [
             127 - 2 * x1**2 - 3 * x2**4 - x3 - 4 * x4**2 - 5 * x5,
             -4 * x1**2 - x2**2 + 3 * x1 * x2 - 2 * x3**2 - 5 * x6 + 11 * x7,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, exp, log
 
 from .definition import Definition
-from .hock_schittkowski import BOOK
+from .hock_schittkowski import BOOK, hs100_objective
 
 # HS105: weights, and how many people had each.
 WEIGHTS = {
@@ -142,18 +142,7 @@ HS_95_TO_108 = {
     "HS97": mixed(97, (32.97, 25.12, -29.08, -78.02), 3.135809122807, (0.2685649122807, 0, 0, 0, 0.028, 0.0134)),
     "HS98": mixed(98, (32.97, 25.12, -124.08, -173.02), 3.135809122807, (0.2685649122807, 0, 0, 0, 0.028, 0.0134)),
     "HS100": Definition(
-        f=lambda x1, x2, x3, x4, x5, x6, x7: (
-            (x1 - 10) ** 2
-            + 5 * (x2 - 12) ** 2
-            + x3**4
-            + 3 * (x4 - 11) ** 2
-            + 10 * x5**6
-            + 7 * x6**2
-            + x7**4
-            - 4 * x6 * x7
-            - 10 * x6
-            - 8 * x7
-        ),
+        f=hs100_objective,
         h=lambda x1, x2, x3, x4, x5, x6, x7: [
             2 * x1**2 + 3 * x2**4 + x3 + 4 * x4**2 + 5 * x5 - 127,
             7 * x1 + 3 * x2 + 10 * x3**2 + x4 - x5 - 282,

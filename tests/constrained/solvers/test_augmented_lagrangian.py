@@ -7,11 +7,12 @@ from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint
 from torch import Tensor
 
 import constrained
-from bilevel import Ball, Box, Function, Simplex, Status
+from bilevel import Ball, Function, Simplex, Status
 from constrained import AugmentedLagrangian, ConstrainedProblem, NewtonCG, Vec, minimize, solve
 from constrained.augmented_objective import AugmentedObjective
 from constrained.core.errors import ProblemError, Unsuitable
 from constrained.solvers import SLSQP, TrustConstr
+from problems.cutest import cutest
 
 F64 = torch.float64
 
@@ -20,84 +21,19 @@ def vector(*entries: float) -> Tensor:
     return torch.tensor(entries, dtype=F64)
 
 
-# Hock and Schittkowski, Test Examples for Nonlinear Programming Codes, 1981: number -> problem and published optimum.
-def hs21() -> ConstrainedProblem:
-    X = Box(vector(2, -50), vector(50, 50))
-    return ConstrainedProblem(
-        objective=lambda x: 0.01 * x[0] ** 2 + x[1] ** 2 - 100, inequality=lambda x: 10 - 10 * x[0] + x[1], x=vector(-1, -1), X=X
-    )
-
-
-def hs35() -> ConstrainedProblem:
-    def f(x: Tensor) -> Tensor:
-        quadratic = 2 * x[0] ** 2 + 2 * x[1] ** 2 + x[2] ** 2 + 2 * x[0] * x[1] + 2 * x[0] * x[2]
-        return 9 - 8 * x[0] - 6 * x[1] - 4 * x[2] + quadratic
-
-    h = lambda x: x[0] + x[1] + 2 * x[2] - 3  # noqa: E731
-    return ConstrainedProblem(objective=f, inequality=h, x=vector(0.5, 0.5, 0.5), X=Box(0.0))
-
-
-def hs43() -> ConstrainedProblem:
-    def f(x: Tensor) -> Tensor:
-        return x[0] ** 2 + x[1] ** 2 + 2 * x[2] ** 2 + x[3] ** 2 - 5 * x[0] - 5 * x[1] - 21 * x[2] + 7 * x[3]
-
-    def h(x: Tensor) -> Tensor:
-        a, b, c, d = x
-        first = a**2 + b**2 + c**2 + d**2 + a - b + c - d - 8
-        second = a**2 + 2 * b**2 + c**2 + 2 * d**2 - a - d - 10
-        return torch.stack([first, second, 2 * a**2 + b**2 + c**2 + 2 * a - b - d - 5])
-
-    return ConstrainedProblem(objective=f, inequality=h, x=vector(0, 0, 0, 0))
+# Hock and Schittkowski, Test Examples for Nonlinear Programming Codes, 1981: the optima that they publish.
+PUBLISHED = {"HS21": -99.96, "HS35": 1 / 9, "HS43": -44, "HS71": 17.0140173, "HS100": 680.6300573}
 
 
 def f71(x: Tensor) -> Tensor:
     return x[0] * x[3] * (x[0] + x[1] + x[2]) + x[2]
 
 
-def hs71() -> ConstrainedProblem:
-    return ConstrainedProblem(
-        objective=f71,
-        equality=lambda x: (x**2).sum() - 40,
-        inequality=lambda x: 25 - x.prod(),
-        x=vector(1, 5, 5, 1),
-        X=Box(1.0, 5.0),
-    )
-
-
-def hs100() -> ConstrainedProblem:
-    def f(x: Tensor) -> Tensor:
-        a, b, c, d, e, s, t = x
-        first = (a - 10) ** 2 + 5 * (b - 12) ** 2 + c**4 + 3 * (d - 11) ** 2
-        return first + 10 * e**6 + 7 * s**2 + t**4 - 4 * s * t - 10 * s - 8 * t
-
-    def h(x: Tensor) -> Tensor:
-        a, b, c, d, e, s, t = x
-        return torch.stack(
-            [
-                2 * a**2 + 3 * b**4 + c + 4 * d**2 + 5 * e - 127,
-                7 * a + 3 * b + 10 * c**2 + d - e - 282,
-                23 * a + b**2 + 6 * s**2 - 8 * t - 196,
-                4 * a**2 + b**2 - 3 * a * b + 2 * c**2 + 5 * s - 11 * t,
-            ]
-        )
-
-    return ConstrainedProblem(objective=f, inequality=h, x=vector(1, 2, 0, 4, 0, 1, 1))
-
-
-PUBLISHED = {
-    "hs21": (hs21, -99.96),
-    "hs35": (hs35, 1 / 9),
-    "hs43": (hs43, -44),
-    "hs71": (hs71, 17.0140173),
-    "hs100": (hs100, 680.6300573),
-}
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("solver", [AugmentedLagrangian(), SLSQP(), TrustConstr()], ids=lambda s: type(s).__name__)
 def test_published_optima(solver, name):
-    make, best = PUBLISHED[name]
-    result = solve(make(), solver, tol=1e-5 if isinstance(solver, TrustConstr) else 1e-6)
+    best = PUBLISHED[name]
+    result = solve(cutest(name=name).problem, solver, tol=1e-5 if isinstance(solver, TrustConstr) else 1e-6)
     if isinstance(solver, AugmentedLagrangian) or result.status is Status.CONVERGED:
         assert result.fun == pytest.approx(best, rel=1e-5, abs=1e-5)
         assert max(result.residuals().values()) <= result.solver.tolerance
@@ -107,7 +43,7 @@ def test_published_optima(solver, name):
 
 
 def test_inequalities_by_first_derivatives():
-    result = solve(hs35(), AugmentedLagrangian(), tol=1e-7)
+    result = solve(cutest(name="HS35").problem, AugmentedLagrangian(), tol=1e-7)
     assert result.fun == pytest.approx(1 / 9, abs=1e-6)
     assert bool((result.multipliers.inequality >= 0).all())
 
@@ -214,8 +150,8 @@ def test_minimize_names_what_does_not_fit(changed, match):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_optima_by_newton(name):
     """Products with the Hessian of the augmented Lagrangian reach 1e-8."""
-    make, best = PUBLISHED[name]
-    result = solve(make(), AugmentedLagrangian(inner=NewtonCG()), tol=1e-8)
+    best = PUBLISHED[name]
+    result = solve(cutest(name=name).problem, AugmentedLagrangian(inner=NewtonCG()), tol=1e-8)
     assert result.status is Status.CONVERGED, result.message
     assert result.fun == pytest.approx(best, rel=1e-7, abs=1e-7)
     assert result.calls.total().hvps > 0
