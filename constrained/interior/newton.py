@@ -51,7 +51,7 @@ class Newton:
     def at(cls, it: Iterate, mu: float, last: float) -> Newton | None:
         """None where no shift gives the inertia. last: the shift of the step before."""
         matrices = Matrices(it.at.hessian(it.lam), it.zl / it.dl + it.zu / it.du, it.at.J, it.zs / it.at.s, it.at.program.sparse)
-        factors = factored(matrices, last, mu)
+        factors = factored(matrices, last, mu if it.at.program.bounded else 1.0)  # without a barrier its mu says nothing
         return None if factors is None else cls(it, mu, matrices, factors)
 
     def step(self, C: Array | None = None) -> Step:

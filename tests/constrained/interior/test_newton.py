@@ -103,3 +103,14 @@ def test_least_squares_multipliers():
     truth = np.linalg.lstsq(np.concatenate([it.at.J.T, rows]), np.concatenate([-(it.at.g - it.zl + it.zu), it.zs]), rcond=None)[0]
     np.testing.assert_allclose(least_squares(it), truth, rtol=1e-10)
     assert np.array_equal(first_multipliers(it).lam, least_squares(it))
+
+
+def test_without_a_barrier_dependent_rows_are_regularised_all_the_same():
+    """mu is 1e-17 then, and its fourth root no measure of anything: multipliers grew to 1e10."""
+    x = torch.tensor([1.0, 2.0], dtype=F64)
+    twice = ConstrainedProblem(objective=lambda x: (x**2).sum(), equality=lambda x: torch.stack([x.sum(), 2 * x.sum()]) - 1, x=x)
+    oracle = twice.oracle()
+    program = Program.of(oracle, oracle.variables["x"])
+    none = np.zeros(2)
+    it = Iterate(program.at(program.flat(oracle.variables["x"]), np.zeros(0)), none, none, none, np.zeros(0))
+    assert Newton.at(it, 1e-17, 0.0).factors.dc == 1e-8
