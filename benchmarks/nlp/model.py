@@ -21,7 +21,8 @@ from constrained.sets import Everywhere
 @dataclass
 class Tally:
     """Calls, and the points asked at, by what was asked for: "f", "c", "h", and of each its first and second derivatives, "f'",
-    "f''". Only calls of the solver's own count, not those of checks of the start, answers and certificates, which are `beside`.
+    "f''". Only calls of the solver's own count, and the first one at the start, which its check asks for. Others of
+    checks, and those of answers and certificates, are `beside`.
     """
 
     calls: Counter = field(default_factory=Counter)
@@ -33,7 +34,8 @@ class Tally:
     def counted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(x: Any, *rest: Any) -> Any:
             look()
-            if self.aside or (self.oracle is not None and self.oracle.calls.purpose != "solve"):
+            apart = self.oracle is not None and self.oracle.calls.purpose != "solve"
+            if self.aside or (apart and name in self.calls):
                 self.beside += 1
             else:
                 self.calls[name] += 1
