@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -115,6 +116,19 @@ def multipliers(oracle: ConstrainedOracle, x: Vec) -> Multipliers:
     active = None if h is None else h > -1e-6 * max(1.0, float(h.abs().max()) if len(h) else 0.0)
     lam, mu = least_squares(J[:, free], rows[:, free], tape.gradient[free], active)
     return Multipliers(None if oracle.c is None else lam, mu)
+
+
+def with_bounds(oracle: ConstrainedOracle, x: Vec, given: Multipliers) -> Multipliers:
+    """The multipliers and those of bounds: what is left of grad f + J'lam where a step against it meets the bound."""
+    tape = oracle.stacked(x, oracle.f.draw(0))
+    rows = [part for part in (given.equality, given.inequality) if part is not None]
+    left = (tape.gradient + tape.vjp(torch.cat(rows).to(tape.c)) if rows else tape.gradient).double()
+    low, high = (torch.from_numpy(bound).to(left) for bound in oracle.bounds)
+    flat = x.ravel().double()
+    zero = torch.zeros_like(left)
+    met = (left > 0) & (flat - left <= low), (left < 0) & (flat - left >= high)
+    zl, zu = (x.unravel(torch.where(at, left.abs(), zero).to(x.dtype)).tree() for at in met)
+    return replace(given, low=zl, high=zu)
 
 
 def residuals(oracle: ConstrainedOracle, x: Vec, given: Multipliers) -> dict[str, float]:

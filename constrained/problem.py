@@ -137,6 +137,11 @@ class ConstrainedProblem(Problem):
     def finish(self, point: Point) -> Point:
         return Point(point.x.tree(), None, point.multipliers)
 
+    def completed(self, point: Point, by: ConstrainedOracle) -> Point:
+        if self.X.whole or not self.X.entrywise or point.multipliers is None or Feature.SAMPLES in self.features:
+            return point
+        return replace(point, multipliers=kkt.with_bounds(by, point.x, point.multipliers))
+
     # -- truth ----------------------------------------------------------------------------------------------------------
     def fun(self, point: Point) -> float:
         oracle, x, _ = self._read(point)

@@ -50,10 +50,10 @@ def portfolio(*, seed: int = 0, dtype: torch.dtype = torch.float64, device: torc
     C = torch.outer(b, b) + torch.diag(v)
     w, lam = known(C, m)
     gradient = C @ w - TOLERANCE * m + lam
-    lower, upper = gradient.clamp(min=0), (-gradient).clamp(min=0)
-    lower[list(FREE)] = upper[list(FREE)] = 0
+    low, high = gradient.clamp(min=0), (-gradient).clamp(min=0)
+    low[list(FREE)] = high[list(FREE)] = 0
     optimum = float(0.5 * w @ C @ w - TOLERANCE * m @ w)
-    m, C, w, lam, lower, upper = (data.to(device, dtype) for data in (m, C, w, lam, lower, upper))
+    m, C, w, lam, low, high = (data.to(device, dtype) for data in (m, C, w, lam, low, high))
     x = torch.full((5,), 0.2, dtype=dtype, device=device)
     return ConstrainedInstance(
         name="portfolio",
@@ -61,7 +61,7 @@ def portfolio(*, seed: int = 0, dtype: torch.dtype = torch.float64, device: torc
             objective=lambda w: 0.5 * w @ C @ w - TOLERANCE * m @ w, equality=lambda w: w.sum() - 1, x=x, X=Box(0, MOST)
         ),
         source="Markowitz (1952), with numbers of our own; solution by its active bounds",
-        solution=(Point(w, multipliers=Multipliers(equality=lam.reshape(1), lower=lower, upper=upper)),),
+        solution=(Point(w, multipliers=Multipliers(equality=lam.reshape(1), low=low, high=high)),),
         optimum=optimum,
         start=Point(x, multipliers=Multipliers(equality=torch.zeros(1, dtype=dtype, device=device))),
     )

@@ -22,12 +22,19 @@ HALF = (torch.float16, torch.bfloat16)
 
 @dataclasses.dataclass(frozen=True)
 class Multipliers:
-    """L = f + lam'c + mu'h with mu >= 0; bounds: mu >= 0 on the active side. None where there is no such constraint."""
+    """grad f + J_c'lam + J_h'mu - low + high = 0, mu, low, high >= 0. None where there is no such constraint.
+
+    equality, inequality: lam and mu, one entry a row. low, high: of the bounds of x, like x. lower: of bilevel problems, those of
+    the lower level's constraints, by kind.
+
+    f falls by lam_i a unit that c_i = 0 gives way to c_i = 1, by mu_i for h_i <= 1, by low_i for a bound one unit lower.
+    """
 
     equality: Tensor | None = None
     inequality: Tensor | None = None
+    low: Tree | None = None
+    high: Tree | None = None
     lower: Tree | None = None
-    upper: Tree | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +90,10 @@ class Problem(ABC):
     @abstractmethod
     def finish(self, point: Point) -> Point:
         """A solver's answer in the user's structures."""
+
+    def completed(self, point: Point, by: Any) -> Point:
+        """A solver's answer with what is read off there beside: the multipliers of bounds. by: the oracle of the run."""
+        return point
 
     @abstractmethod
     def fun(self, point: Point) -> float:

@@ -112,6 +112,9 @@ def solve(
                 close()
     if found is run.start and run.k > 0:  # the answer itself met NaN
         status = Status.NONFINITE
+    if status not in (Status.NONFINITE, Status.MAX_SECONDS, Status.STOPPED):
+        with torch.no_grad():
+            found = run.completed(found)
     point = problem.finish(found)
     sentence = run.sentence if status in (Status.CONVERGED, Status.STALLED) and run.sentence else status.value
     message = sentence if not run.details else f"{sentence[:-1]}: {run.details}."

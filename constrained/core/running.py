@@ -220,6 +220,12 @@ class Run:
             return point
         return _own(point) if finite((point.x, point.y)) else self.start
 
+    def completed(self, answer: Point) -> Point:
+        """The answer as the problem completes it, where there is time."""
+        with contextlib.suppress(OutOfTime), self.oracle.calls.counting("answer"), self.share():
+            return self.problem.completed(answer, self.oracle)
+        return answer
+
     def verdict(self) -> Status:
         """Where the run stands. A solver's CONVERGED is believed only if the problem's residuals agree."""
         self.details, self.found, self.sentence = "", {}, ""

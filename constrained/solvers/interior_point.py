@@ -24,7 +24,7 @@ Safeguards
 
 Where it stands
     (1) `lowered` in interior/iterate.py, (2) interior/inertia.py, (3) interior/newton.py, (4) interior/filter.py, (5) `_moved`;
-    restoration and second attempt: `_restored`, `_again`, and interior/restoration.py
+    restoration and second attempt: `_restored`, `_again`, and interior/restoration.py; verdicts: interior/verdict.py
 
 Notation
     n, m: entries of x that bounds do not fix, rows of C; mu is the barrier's parameter; lam = (of c, of h); filter.py has D
@@ -43,13 +43,11 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..core.errors import Unsuitable
 from ..core.options import Positive, Steps
 from ..core.problem import Multipliers, Point
 from ..core.solver import Solver
-from ..core.states import solver_state
 from ..core.status import Feature, Status
 from ..core.vec import Vec
 from ..interior.filter import Accepted, Limits, Search, dominated, joined, longest, longest_dual
@@ -58,46 +56,16 @@ from ..interior.newton import Newton, Step, least_squares, polished
 from ..interior.program import PUSH, Array, Program, Values, inside
 from ..interior.restoration import flat, restore
 from ..interior.start import LARGEST, cold, first_multipliers, warm
+from ..interior.state import InteriorPointState, stored
+from ..interior.verdict import GROWS, LARGE, STEPS, bends_down, dependent, largest, told
 from ..oracle import ConstrainedOracle
 
 SHORT, SHORT_STEPS = 1e-2, 3  # of the longest length: steps in a row before the restoration
 POLISH, POLISHED = 1e-4, 10  # residual from which the unshifted step is tried, times it may fail
 PATIENCE = 150  # steps without a tenth less of the residual or the violation
 RESTORATIONS = 50
+UNTOLD = (Status.PRECISION, Status.LINE_SEARCH, Status.STALLED)  # ends that say nothing of the problem
 STUCK = 3  # steps in a row at infeasible points where |C|^2 has no slope, before the restoration
-FAR, LOW = 1e15, -1e20  # |x| and f of unbounded problems
-
-
-@solver_state("InteriorPointState")
-class InteriorPointState:
-    """The iterate, the barrier's parameter, the filter; the scales; what the safeguards count."""
-
-    k: int
-    x: Vec
-    s: Tensor
-    lam: Tensor  # of the scaled rows
-    z: Tensor  # of low, high and s, one row a kind for the first two
-    zs: Tensor
-    mu: float
-    pairs: Tensor  # the filter
-    limit: float  # theta at the start
-    sigma: float
-    rows: Tensor
-    sparse: bool  # K
-    dw: float  # the last shift
-    value: float
-    residual: float
-    violation: float
-    short: int  # steps in a row that were short
-    stuck: int  # steps in a row at infeasible points stationary for |C|^2
-    failed: int  # polishing steps
-    restored: int
-    first: InteriorPointState | None  # how the first attempt ended, in the second
-    best: float
-    least: float  # violation
-    waited: int
-    start: Vec
-    outcome: Status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +129,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         if newton is None:
             curved = it.at.curved(it.lam) or s.residual <= 1e3 * self.tolerance  # at a solution a Hessian may be infinite
             return self._restored(it, s, 0.9) if curved else replace(s, outcome=Status.NONFINITE)
-        s = replace(s, dw=newton.factors.dw or s.dw)
+        s = replace(s, dw=newton.factors.dw or s.dw, shifted=newton.factors.dw > 0)
         step = newton.step()  # (3)
         if not step.finite:
             return self._restored(it, s, 0.9)
@@ -205,6 +173,17 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
     def monitor(self, state: InteriorPointState) -> dict[str, float]:
         return {"objective": state.value, "residual": state.residual, "feasibility": state.violation, "mu": state.mu}
 
+    def notes(self, state: InteriorPointState) -> tuple[str, ...]:
+        equalities = len(state.rows) - len(state.s)
+        told = (
+            (
+                state.saddle,
+                "The point is no minimum: f bends down along a direction that the constraints leave.",
+            ),
+            (equalities > state.z.shape[1], f"There are more equalities ({equalities}) than unknowns ({state.z.shape[1]})."),
+        )
+        return tuple(note for holds, note in told if holds)
+
     # -- the state and the iterate ------------------------------------------------------------------------------------------
     def _program(self, oracle: ConstrainedOracle, s: InteriorPointState) -> Program:
         return Program.again(oracle, s.x, len(s.s), s.sparse, s.sigma, s.rows.numpy())
@@ -227,17 +206,22 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         blank = InteriorPointState(
             k=0,
             x=at.vec,
-            s=_tensor(it.at.s),
-            lam=_tensor(it.lam),
-            z=_tensor(np.stack([it.zl, it.zu])),
-            zs=_tensor(it.zs),
+            s=stored(it.at.s),
+            lam=stored(it.lam),
+            z=stored(np.stack([it.zl, it.zu])),
+            zs=stored(it.zs),
             mu=self.mu,
             pairs=torch.zeros(0, 2, dtype=torch.float64),
             limit=it.at.theta,
             sigma=program.sigma,
-            rows=_tensor(program.rows),
+            rows=stored(program.rows),
             sparse=program.sparse,
             dw=0.0,
+            shifted=True,
+            saddle=False,
+            growing=0,
+            grown=0.0,
+            peak=0.0,
             value=at.value,
             residual=math.inf,
             violation=math.inf,
@@ -256,22 +240,21 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
 
     def _at(self, s: InteriorPointState, it: Iterate) -> InteriorPointState:
         """The state at an iterate, and the verdict there."""
-        residual, violation = it.residual, it.violation
-        outcome = Status.RUNNING
-        if not (it.at.finite and it.at.smooth):
-            outcome = Status.NONFINITE
-        elif residual <= self.tolerance:
-            outcome = Status.CONVERGED
-        elif violation <= 1e-6 and (it.at.value < LOW or float(np.abs(it.at.x).max(initial=0.0)) > FAR):
-            outcome = Status.UNBOUNDED
+        residual, violation, size = it.residual, it.violation, largest(it.lam)
+        outcome, grows = told(it, self.tolerance), size > GROWS * largest(s.lam.numpy())
+        s = replace(s, growing=s.growing + 1 if grows else 0, grown=s.grown if grows else size, peak=max(s.peak, size))
+        if outcome is Status.CONVERGED:
+            without = s.growing >= STEPS and size >= LARGE * max(1.0, s.grown)
+            s = replace(s, saddle=s.shifted and not without and bends_down(it))
+            outcome = Status.DEGENERATE if without else outcome
         better, closer = residual <= 0.9 * s.best, violation <= 0.9 * s.least
         return replace(
             s,
             x=it.at.vec,
-            s=_tensor(it.at.s),
-            lam=_tensor(it.lam),
-            z=_tensor(np.stack([it.zl, it.zu])),
-            zs=_tensor(it.zs),
+            s=stored(it.at.s),
+            lam=stored(it.lam),
+            z=stored(np.stack([it.zl, it.zu])),
+            zs=stored(it.zs),
             value=it.at.value,
             residual=residual,
             violation=violation,
@@ -367,6 +350,8 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
 
     def _again(self, it: Iterate, s: InteriorPointState, verdict: Status) -> InteriorPointState:
         """The second attempt: from the start with the violation reduced first; after it the verdict."""
+        if verdict in UNTOLD and s.peak >= LARGE and dependent(it):
+            verdict = Status.DEGENERATE
         ended = replace(self._at(s, it), outcome=verdict)
         if s.first is not None:
             return replace(s.first, k=s.k) if _better(s.first, ended) else ended
@@ -388,7 +373,3 @@ def _better(one: InteriorPointState, other: InteriorPointState) -> bool:
     """Of two ends without success: what says more of the problem, then less residual."""
     told = [s.outcome is Status.LOCALLY_INFEASIBLE for s in (one, other)]
     return told[0] if told[0] != told[1] else one.residual <= other.residual
-
-
-def _tensor(a: Array) -> Tensor:
-    return torch.empty(a.shape, dtype=torch.float64).copy_(torch.from_numpy(a))  # a copy, with strides of torch's own

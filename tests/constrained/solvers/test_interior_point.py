@@ -11,6 +11,7 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array, diags_array
 
 from constrained import (
+    SLSQP,
     AugmentedLagrangian,
     Box,
     ConstrainedProblem,
@@ -26,6 +27,7 @@ from constrained import (
 )
 from constrained.core.run import default_solver
 from problems.cutest import CUTEST, HS_INEQUALITY, cutest
+from problems.portfolio import portfolio
 from problems.traps import TRAPS, trap
 
 F64 = torch.float64
@@ -101,6 +103,34 @@ def test_quadratic_programs_and_their_multipliers_beside_cvxpy(seed):
     np.testing.assert_allclose(result.x, v.value, atol=1e-5)
     np.testing.assert_allclose(result.multipliers.equality, rows[0].dual_value, atol=1e-4)
     np.testing.assert_allclose(result.multipliers.inequality, rows[1].dual_value, atol=1e-4)
+    np.testing.assert_allclose(result.multipliers.low, rows[2].dual_value, atol=1e-4)
+    np.testing.assert_allclose(result.multipliers.high, rows[3].dual_value, atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", [InteriorPoint(), AugmentedLagrangian(), SLSQP()], ids=repr)
+def test_multipliers_of_bounds_are_the_known_ones_whoever_solves(solver):
+    instance = portfolio()
+    (known,) = instance.solution
+    result = solve(instance.problem, solver, tol=1e-6)
+    assert result.status is Status.CONVERGED
+    for name in ("low", "high"):
+        np.testing.assert_allclose(getattr(result.multipliers, name), getattr(known.multipliers, name), atol=1e-4)
+
+
+def test_a_multiplier_is_what_a_bound_costs():
+    """f falls by it, for a bound one unit further out; of a tree, in its structure."""
+
+    def of(low):
+        x = {"a": torch.ones(2, dtype=F64), "b": torch.ones((), dtype=F64)}
+        return ConstrainedProblem(
+            objective=lambda x: ((x["a"] + 1) ** 2).sum() + (x["b"] - 0.5) ** 2, x=x, X=Box(low={"a": [low, -3.0], "b": 0.0})
+        )
+
+    result = solve(of(0.5))
+    price = (solve(of(0.5 - 1e-4)).fun - solve(of(0.5 + 1e-4)).fun) / 2e-4
+    assert float(result.multipliers.low["a"][0]) == pytest.approx(-price, rel=1e-6)
+    assert result.multipliers.low["a"][1] == result.multipliers.low["b"] == 0
+    assert not result.multipliers.high["a"].any()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,0 +1,73 @@
+"""What an iterate says of the problem: solved, without bound, no minimum, without multipliers.
+
+residual and violation are those of the unscaled problem.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..core.status import Status
+from .inertia import REGULAR, Matrices, _factor, _largest
+from .iterate import Iterate
+from .program import Array
+
+FAR, LOW = 1e15, -1e20  # |x| and f without bound
+BENT, HELD = 1e-6, 1e8  # of |H|: curvature that is not round-off; that of a constraint that is met
+MET = 1e-6  # a distance that is none
+LARGE = 1e3  # |lam|
+GROWS, STEPS = 1.2, 5  # |lam| in one step, so often in a row: without end
+NEAR, DEPENDENT = 1e-3, 1e-2  # distance to a constraint that counts as active; of the length of gradients
+FEASIBLE = 1e-4
+
+
+def told(it: Iterate, tolerance: float) -> Status:
+    """RUNNING where it says nothing yet."""
+    if not (it.at.finite and it.at.smooth):
+        return Status.NONFINITE
+    if it.residual <= tolerance:
+        return Status.CONVERGED
+    far = float(np.abs(it.at.x).max(initial=0.0)) > FAR
+    if it.violation <= 1e-6 and (far or it.at.value < LOW):
+        return Status.UNBOUNDED if it.at.value < -math.sqrt(FAR) else Status.DIVERGED
+    return Status.RUNNING
+
+
+def bends_down(it: Iterate) -> bool:
+    """f falls to second order along a direction that the constraints leave: K, with a shift against round-off, says so.
+
+    Bounds and inequalities hold where they are met, with a multiplier or without.
+    """
+    at, H = it.at, it.at.hessian(it.lam)
+    size = _largest(H)
+    if size == 0 or not math.isfinite(size):
+        return False
+    against, held = at.g + at.J.T @ it.lam, HELD * max(1.0, size)
+    met = (it.dl <= np.maximum(against, MET)) | (it.du <= np.maximum(-against, MET))
+    rows = at.s <= np.maximum(it.lam[at.program.equalities :], MET)
+    found = _factor(Matrices(H, held * met, at.J, held * rows, at.program.sparse), BENT * size, REGULAR, 0.0)
+    return found is not None and found[1] < at.program.n
+
+
+def dependent(it: Iterate) -> bool:
+    """At a feasible point the gradients of the active constraints are, nearly. Dense J."""
+    p, at = it.at.program, it.at
+    if p.sparse or it.violation > FEASIBLE:
+        return False
+    active = np.concatenate([np.ones(p.equalities, bool), at.s <= NEAR])
+    one = np.eye(p.n)
+    A = np.concatenate([at.J[active], one[it.dl <= NEAR], one[it.du <= NEAR]])
+    sizes = np.linalg.norm(A, axis=1)
+    if not len(A) or not np.isfinite(A).all():
+        return False
+    if len(A) > p.n:
+        return True
+    values = np.linalg.svd(A / np.maximum(sizes, np.finfo(float).tiny)[:, None], compute_uv=False)
+    return float(values.min()) <= DEPENDENT
+
+
+def largest(lam: Array) -> float:
+    """|lam|."""
+    return float(np.abs(lam).max(initial=0.0))
