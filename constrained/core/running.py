@@ -235,7 +235,7 @@ class Run:
             return Status.NONFINITE
         if self.live or finite(self.state):  # live gradients are looked at before a step is made with them
             self.last = None  # let go before the next copy is made
-            self.last = None if self.live else copy(self.state)
+            self.last = None if self.live else copy(self.state) if self.solver.current(self.state).reuses else self.state
             status = self.solver.terminate(self.oracle, self.state)
             if status in CLAIMS and self.solver.exact:
                 status = self.confirm(status)

@@ -23,6 +23,7 @@ from .moved import forward_names
 Tree = Any
 Scalar = float | Tensor
 LARGEST = torch.finfo(torch.float32).max
+SMALL = 10_000  # entries of a state up to which one look at a copy costs less than one at each tensor
 
 
 class Vec:
@@ -306,6 +307,8 @@ def copy(tree: Tree) -> Tree:
 def finite(tree: Tree) -> bool:
     """Every tensor of the state is finite. Synchronises once."""
     floats = [leaf for leaf in tensors(tree) if leaf.is_floating_point()]
+    if len({(leaf.dtype, leaf.device) for leaf in floats}) == 1 and sum(leaf.numel() for leaf in floats) <= SMALL:
+        return bool(torch.cat([leaf.reshape(-1) for leaf in floats]).isfinite().all())
     return not floats or bool(torch.stack([leaf.isfinite().all() for leaf in floats]).all())
 
 

@@ -97,6 +97,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
 
     supports: ClassVar[Feature] = Feature.EQUALITY | Feature.INEQUALITY | Feature.X_SET
     requires: ClassVar[Feature] = Feature(0)
+    reuses: ClassVar[bool] = False
 
     tol: Positive | None = None
     mu: Positive = 0.1
