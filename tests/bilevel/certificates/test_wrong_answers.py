@@ -204,10 +204,12 @@ def write() -> None:
 
 # -- the tests --------------------------------------------------------------------------------------------------------------
 def pairs():
+    """Of the loops each case has one in three by default, in turn; the others are slow tests."""
     found = []
-    for case in CASES:
+    for i, case in enumerate(CASES):
+        others = {name for j, name in enumerate(LOOP) if (i + j) % 3}
         for name in SOLVERS:
-            marks = [pytest.mark.slow] if name in SLOW.get(case.name, ()) else []
+            marks = [pytest.mark.slow] if name in SLOW.get(case.name, ()) or name in others else []
             if (case.name, name) in DEFECTS:
                 marks.append(pytest.mark.xfail(strict=True, raises=AssertionError, reason=DEFECTS[case.name, name]))
             found.append(pytest.param(case, name, id=f"{case.name}-{name}", marks=marks))

@@ -61,7 +61,7 @@ def test_finite_differences_of_the_hyperobjective(name, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["logistic, exp ridge", "ball", "simplex"])
+@pytest.mark.parametrize("name", ["ball", *(pytest.param(s, marks=pytest.mark.slow) for s in ("logistic, exp ridge", "simplex"))])
 def test_implicit_ends_at_a_point_where_the_hyperobjective_is_stationary(name, method):
     """The problem's own residuals say so, whose hypergradient is by CG."""
     one = PROBLEMS[name]

@@ -34,7 +34,7 @@ def test_quadratics_with_closed_form(arguments, seed):
     assert result.state.evaluations <= 40
 
 
-@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("own", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_65_penalties_of_digits(own):
     """Hand-written code (Newton-CG inside, L-BFGS-B outside) takes 29 hypergradients to 99.9 % of the gap."""
     steps, event = trace(logistic_penalties(own=own).problem)
@@ -144,7 +144,7 @@ def test_a_kink_is_told():
     assert any("jump" in note for note in result.notes)
 
 
-@pytest.mark.parametrize("seed", [3, 8, 10])
+@pytest.mark.parametrize("seed", [3, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (8, 10))])
 def test_the_lassos_kinks_are_found_in_few_evaluations(seed):
     """Optima at kinks, where y is accurate and Phi is not lower on either side. By the rounding of inner products the same run
     takes 59 to 215 evaluations; without the crossing of tangents 535 and more.

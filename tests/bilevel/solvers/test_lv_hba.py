@@ -112,6 +112,7 @@ def test_the_coupled_inequality(start):
     assert float(result.multipliers.lower["inequality"]) == pytest.approx(0.5, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_published_iteration():
     instance = llc()
     result = solve(instance.problem, LVHBASingleLoop(), max_steps=5500)

@@ -131,7 +131,7 @@ def test_it_finds_what_implicit_differentiation_finds():
 
 def test_the_copies_part_like_one_over_alpha():
     gaps = []
-    alphas = (3.0, 10.0, 30.0, 100.0)
+    alphas = (3.0, 30.0)
     for alpha in alphas:
         state = solve(problem(), ScaleBiO(alpha=alpha, inner=SGD(lr=0.2), outer=SGD(lr=0.2)), max_steps=1500).state
         gaps.append(float((state.w - state.u).norm()))
