@@ -5,17 +5,35 @@ from pathlib import Path
 
 import pytest
 from cases import CASES
-from conformance import CHECKS, the_answer_is_right
+from conformance import (
+    CHECKS,
+    an_ignored_argument_has_gradient_zero,
+    calls_are_counted,
+    iterates_stay_in_the_sets,
+    nan_ends_a_run,
+    problem_and_start_are_untouched,
+    structure_does_not_matter,
+    the_answer_is_right,
+    works_under_no_grad,
+)
 from conftest import FAMILIES, QUICK
 
+# What hardly depends on the problem: by default on one or two cases of each solver, on the others with `slow`.
+OF_THE_SOLVER = (
+    *(nan_ends_a_run, an_ignored_argument_has_gradient_zero, structure_does_not_matter, iterates_stay_in_the_sets),
+    *(problem_and_start_are_untouched, works_under_no_grad, calls_are_counted),
+)
+FIRST = {type(case.solver): case.name for case in reversed(CASES) if not case.slow}  # a case of each solver
 
-def marks(case):
+
+def marks(case, check):
     missing = bool(case.needs) and find_spec(case.needs) is None
-    return [pytest.mark.slow] * case.slow + [pytest.mark.skip(f"{case.needs} is not installed")] * missing
+    again = check in OF_THE_SOLVER and case.name not in (*FAMILIES, *FIRST.values())
+    return [pytest.mark.slow] * (case.slow or again) + [pytest.mark.skip(f"{case.needs} is not installed")] * missing
 
 
 PAIRS = [
-    pytest.param(check, case, id=f"{case.name}-{check.__name__}", marks=marks(case))
+    pytest.param(check, case, id=f"{case.name}-{check.__name__}", marks=marks(case, check))
     for case in CASES
     for check in CHECKS
     if not case.slow or check is the_answer_is_right

@@ -139,7 +139,7 @@ def test_the_lower_level_of_the_svm_against_cvxpy():
     assert problem.residuals(Point(x.tree(), found.y.tree(), rows.report(found.multipliers)))["lower"] <= 1e-6
 
 
-@pytest.mark.parametrize("data", ["diabetes", "fourclass"])
+@pytest.mark.parametrize("data", ["fourclass", pytest.param("diabetes", marks=pytest.mark.slow)])
 def test_the_svm_with_its_margins_as_a_set(data):
     """The same lower solution as with the margins as a function, and weights that halve the loss at least, up to a kink."""
     rows, polyhedron = (svm_weights(data=data, train=30, validate=15, as_set=flag).problem for flag in (False, True))

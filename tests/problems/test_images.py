@@ -71,7 +71,7 @@ def test_a_denoised_signal_against_scipy():
     assert result.fun == pytest.approx(best.fun, abs=1e-8)
 
 
-@pytest.mark.parametrize(("dims", "size"), [(1, 64), (2, 16)])
+@pytest.mark.parametrize(("dims", "size"), [(1, 64), pytest.param(2, 16, marks=pytest.mark.slow)])
 def test_denoising_helps_and_is_drawn(dims, size, tmp_path):
     instance = denoising(dims=dims, size=size)
     result = solve(instance.problem, Implicit(), tol=1e-4)

@@ -69,6 +69,7 @@ def test_the_bias_has_the_published_orders():
         assert float(gap) == pytest.approx(2, abs=0.15), name
 
 
+@pytest.mark.slow
 def test_the_trap_is_one_for_g_alone():
     for name, _, y, _, status in trap().rows:
         if "VPBGD" in name:
