@@ -12,6 +12,7 @@ from conformance import (
     iterates_stay_in_the_sets,
     nan_ends_a_run,
     problem_and_start_are_untouched,
+    resume_is_exact,
     structure_does_not_matter,
     the_answer_is_right,
     works_under_no_grad,
@@ -28,7 +29,8 @@ FIRST = {type(case.solver): case.name for case in reversed(CASES) if not case.sl
 
 def marks(case, check):
     missing = bool(case.needs) and find_spec(case.needs) is None
-    again = check in OF_THE_SOLVER and case.name not in (*FAMILIES, *FIRST.values())
+    again = check in OF_THE_SOLVER or (check is resume_is_exact and "module" not in case.name)
+    again = again and case.name not in (*FAMILIES, *FIRST.values())
     return [pytest.mark.slow] * (case.slow or again) + [pytest.mark.skip(f"{case.needs} is not installed")] * missing
 
 

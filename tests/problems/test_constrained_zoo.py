@@ -138,9 +138,9 @@ def test_the_portfolio_is_that_of_slsqp_and_its_multipliers_have_the_right_sign(
     instance = portfolio()
     (point,) = instance.solution
     m = point.multipliers
-    assert m.lower[4] > 0
-    assert m.upper[1] > 0
-    assert float(m.lower.sum() + m.upper.sum()) == float(m.lower[4] + m.upper[1])
+    assert m.low[4] > 0
+    assert m.high[1] > 0
+    assert float(m.low.sum() + m.high.sum()) == float(m.low[4] + m.high[1])
     found = minimize(
         lambda w: float(instance.problem.objective(torch.from_numpy(w))),
         np.full(5, 0.2),

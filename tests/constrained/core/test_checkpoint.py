@@ -84,7 +84,7 @@ def bits(state):
 
 
 @pytest.mark.parametrize("name", RUNS)
-@pytest.mark.parametrize("stop", [0, 1, 4])
+@pytest.mark.parametrize("stop", [1, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (0, 4))])
 def test_resumed_equals_uninterrupted(name, stop, path):
     """Every bit of the state, the counters, the rows of History."""
     make, solver, max_steps = RUNS[name]

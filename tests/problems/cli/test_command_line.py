@@ -163,7 +163,7 @@ def test_budgets_end_with_exit_code_0(call):
 
 
 @pytest.mark.parametrize("solver", [name for name, cls in SOLVERS.items() if cls.requires])  # of bilevel problems
-@pytest.mark.parametrize("steps", [0, 1])
+@pytest.mark.parametrize("steps", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_the_shortest_runs_write_their_files_too(call, solver, steps):
     problem = ("reweighting-logistic",) if solver == "scale-bio" else ("quadratic", *SMALL)
     said = call("run", *problem, "--solver", solver, "--max-steps", steps, "--out", "out")

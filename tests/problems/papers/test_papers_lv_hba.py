@@ -43,6 +43,7 @@ def test_the_machine_without_constraints_is_the_same():
     torch.testing.assert_close(constrained.y["w"], free.response(constrained.x, tol=1e-9)["w"], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_toy_converges():
     single, ours = inequality(1).rows
     assert ours[-1] == "3 of 3"

@@ -24,6 +24,7 @@ def test_what_is_known_of_the_quadratic(instance):
     assert float((slopes[0] - slopes[1]).norm() / (ends[0] - ends[1]).norm()) <= known.L
 
 
+@pytest.mark.slow
 def test_fixed_accuracies_descend_to_their_own_accuracy(instance):
     known = Quadratic(instance)
     gaps = {
