@@ -46,6 +46,15 @@ class SecondOrder(Protocol):
         ...
 
 
+@runtime_checkable
+class Explicit(SecondOrder, Protocol):
+    """One that may have its Hessian as a matrix."""
+
+    def newton(self, x: Vec, gradient: Vec) -> Vec | None:
+        """d that makes g'd + d'(H + w I) d / 2 least with x + d in the set, w >= 0 so that this is convex. None: no matrix."""
+        ...
+
+
 class Differenced:
     """An objective of first derivatives as a `SecondOrder` one: H v from a forward difference of its gradients, one a product."""
 
@@ -77,7 +86,8 @@ class NewtonCG(Method):
     curvature it ends, and the step follows p too, as far as the curvature -p'Hp would allow if it were positive, at most
     10 (1 + |x|). So it does where the curvature along p is none to rounding and the function falls. On sets that
     project each entry alone, CG runs on the entries that do not bind, and x <- P(x + t d), d = -a g on the binding ones, a the
-    first step length of CG. On other sets SPG takes its place. Raises Unsuitable where the objective has no `products`.
+    first step length of CG. On other sets SPG takes its place. Where the objective has `newton`, its d takes CG's place: from
+    factors of H, on boxes the least of the whole quadratic. Raises Unsuitable where the objective has no `products`.
 
     preconditioner: v -> M v with M symmetric positive definite, about H^-1. first: length of the first step on binding entries.
     target: the residual at which the minimisation ends, so that CG is not asked for less than half of it; `minimise` sets it.
@@ -116,12 +126,14 @@ class NewtonCG(Method):
 
     def step(self, objective: ValueAndGradient, X: ConvexSet, s: Descent) -> Descent:
         assert isinstance(s.memory, float)
-        product, free = cast(SecondOrder, objective).products(s.x), None if X.whole else unbound(X, s)
-        settled = free is None or s.free is None or float((free - s.free).norm()) == 0
-        d, length = self._direction(product, s, free, settled)
-        length = length or s.memory
-        if free is not None:
-            d = d - _at(s.gradient, free.map(lambda t: 1 - t)) * length
+        free, length = None if X.whole else unbound(X, s), s.memory
+        d = objective.newton(s.x, s.gradient) if isinstance(objective, Explicit) and self.preconditioner is None else None
+        if d is None:
+            settled = free is None or s.free is None or float((free - s.free).norm()) == 0
+            d, first = self._direction(cast(SecondOrder, objective).products(s.x), s, free, settled)
+            length = first or length
+            if free is not None:
+                d = d - _at(s.gradient, free.map(lambda t: 1 - t)) * length
         if not math.isfinite(float(d @ s.gradient)):
             return replace(s, reason=DescentStatus.NONFINITE)
         found = DescentStatus.PRECISION

@@ -7,4 +7,5 @@ inertia        K factored, its Hessian shifted until a step is one of descent
 newton         the step for a barrier parameter, from the factors of K
 filter         which trial points are progress, and the line search
 restoration    the violation minimised, where the line search finds none
+quadratic      a convex quadratic between bounds by the same factors: the inner step of AugmentedLagrangian
 """

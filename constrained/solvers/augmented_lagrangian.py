@@ -1,7 +1,7 @@
 """AugmentedLagrangian: the method of multipliers (Hestenes 1969, Powell 1969; Rockafellar 1973 for inequalities).
 
 Problem
-    min f(x) subject to c(x) = 0, h(x) <= 0, x in X; first derivatives only, unless `inner` takes products with second ones.
+    min f(x) subject to c(x) = 0, h(x) <= 0, x in X; first derivatives, and second ones of the user's own or that `inner` takes.
 
 Reformulation
     A(x; lam, mu, rho) = f + lam'c + rho/2 |c|^2 + 1/(2 rho) sum_i (max(0, mu_i + rho h_i)^2 - mu_i^2)
@@ -40,7 +40,7 @@ from ..core.solver import Solver
 from ..core.states import solver_state
 from ..core.status import Feature, Status
 from ..core.vec import Vec
-from ..descent import LBFGS, DescentStatus, Method, minimise
+from ..descent import LBFGS, DescentStatus, Method, NewtonCG, minimise
 from ..descent.curvature_pairs import Pairs
 from ..oracle import ConstrainedOracle
 
@@ -69,15 +69,16 @@ class AugmentedLagrangianState:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
-    """Method of multipliers for equalities, inequalities and sets, on first derivatives; with `inner=NewtonCG()` on second.
+    """Method of multipliers for equalities, inequalities and sets, on first derivatives; on second ones that the user gives.
 
     x minimises f + lam'c + rho/2 |c|^2 + 1/(2 rho) sum (max(0, mu + rho h)^2 - mu^2) over X; then lam <- lam + rho c and
     mu <- max(0, mu + rho h).
 
-    inner: the method for x, LBFGS() (ProjectedLBFGS where X is a Box, SPG on other sets); NewtonCG() raises Unsuitable where a
-    function lacks second derivatives. rho, growth: penalty at the start and its growth; progress: share to which a step must
-    bring the violation, else rho grows. omega: inner accuracy at the start. max_outer: outer steps; max_inner: steps of one
-    inner minimisation.
+    inner: the method for x; None: NewtonCG() where each function is a `Function` with hessian= or hvp=, with factors of the
+    matrices, dense or sparse, where all are; else LBFGS(), which is ProjectedLBFGS where X is a Box; on other sets SPG.
+    NewtonCG() raises Unsuitable where a function lacks second derivatives. rho, growth: penalty at the start and its growth;
+    progress: share to which a step must bring the violation, else rho grows. omega: inner accuracy at the start. max_outer:
+    outer steps; max_inner: steps of one inner minimisation.
 
     >>> from constrained import ConstrainedProblem, solve
     >>> problem = ConstrainedProblem(
@@ -93,7 +94,7 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
     requires: ClassVar[Feature] = Feature(0)
 
     tol: Positive | None = None
-    inner: Method = LBFGS()
+    inner: Method | None = None
     rho: Positive = 10.0
     growth: Positive = 10.0
     progress: Fraction = 0.25
@@ -130,8 +131,9 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
         s, X = state, oracle.X
         augmented = AugmentedObjective(oracle, s.lam, s.mu, s.rho)
         tol = max(s.omega, 0.5 * self.tolerance)
+        method = (self.inner or _suited(oracle)).for_set(X)
         # x minimises A(.; lam, mu, rho) over X, to the residual omega
-        found = minimise(self.inner.for_set(X), augmented, s.x, tol=tol, X=X, max_steps=self.max_inner, memory=s.memory)  # (1)
+        found = minimise(method, augmented, s.x, tol=tol, X=X, max_steps=self.max_inner, memory=s.memory)  # (1)
         x = found.x
         tape, h = oracle.tape(x), inequality(oracle, x)
         violated = torch.cat([tape.c, torch.maximum(h, -s.mu / s.rho)])
@@ -195,3 +197,9 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
     def monitor(self, state: AugmentedLagrangianState) -> dict[str, float]:
         watched = {"objective": state.value, "stationarity": state.stationarity, "feasibility": state.violation, "rho": state.rho}
         return watched if state.k else {}
+
+
+def _suited(oracle: ConstrainedOracle) -> Method:
+    """By the curvature that the user gives."""
+    owns = [function.own for function in oracle.functions]
+    return NewtonCG() if all(own.hessian is not None or own.hvp is not None for own in owns) else LBFGS()

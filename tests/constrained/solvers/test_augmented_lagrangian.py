@@ -1,5 +1,8 @@
 """The method of multipliers, the reference solvers and `minimize` on published problems with inequalities and bounds."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +10,13 @@ from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint
 from torch import Tensor
 
 import constrained
-from bilevel import Ball, Function, Simplex, Status
-from constrained import AugmentedLagrangian, ConstrainedProblem, NewtonCG, Vec, minimize, solve
+from bilevel import Ball, Box, Function, Simplex, Status
+from constrained import LBFGS, AugmentedLagrangian, ConstrainedProblem, NewtonCG, Vec, minimize, solve
 from constrained.augmented_objective import AugmentedObjective
 from constrained.core.errors import ProblemError, Unsuitable
 from constrained.solvers import SLSQP, TrustConstr
 from problems.cutest import cutest
+from problems.discs import discs
 
 F64 = torch.float64
 
@@ -194,3 +198,62 @@ def test_a_function_without_second_derivatives_is_named(name):
         solve(own(False), AugmentedLagrangian(inner=NewtonCG()))
     assert solve(own(False), AugmentedLagrangian(), tol=1e-6).steps > 0
     assert solve(own(True), AugmentedLagrangian(inner=NewtonCG()), tol=1e-8).steps > 0
+
+
+# -- the user's matrices ----------------------------------------------------------------------------------------------------
+def explicit(one: ConstrainedProblem, seen: list[str]) -> ConstrainedProblem:
+    """The same problem with Hessians and Jacobians as dense matrices, calls of each noted."""
+
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: (seen.append(name), function(*given))[1]
+
+    def of(name: str, value: Callable[..., Any]) -> Function:
+        if name == "f":
+            return Function(noted("f", value), hessian=noted("f''", torch.func.hessian(value)))
+        bent = torch.func.hessian(lambda x, w: w @ value(x).reshape(-1))
+        return Function(noted(name, value), jacobian=lambda x: torch.func.jacrev(value)(x).reshape(-1, len(x)), hessian=bent)
+
+    c, h = (given and of(name, given) for name, given in (("c", one.equality), ("h", one.inequality)))
+    return ConstrainedProblem(objective=of("f", one.objective), equality=c, inequality=h, x=one.x, X=one.X)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_optima_by_the_users_matrices(name):
+    """Without inner=, and in no more or far fewer evaluations than by first derivatives."""
+    first, second = [], []
+    problem = cutest(name=name).problem
+    result = solve(explicit(problem, second), AugmentedLagrangian(), tol=1e-8)
+    assert result.status is Status.CONVERGED, result.message
+    assert result.fun == pytest.approx(PUBLISHED[name], rel=1e-7, abs=1e-7)
+    assert second.count("f''") > 0
+    solve(explicit(problem, first), AugmentedLagrangian(inner=LBFGS()), tol=1e-8)
+    assert first.count("f''") == 0
+    assert second.count("f") <= first.count("f") + 1  # HS21: 13 and 13; the others 0.1 to 0.8 times as many
+
+
+def test_a_sparse_problem_by_the_users_matrices():
+    """A path through discs, 400 unknowns, against cvxpy; no products, and a few dozen evaluations."""
+    cvxpy = pytest.importorskip("cvxpy")
+    K = 200
+    result = solve(discs(K=K, avoid=False).problem, AugmentedLagrangian(), tol=1e-8)
+    assert result.status is Status.CONVERGED, result.message
+    total = result.calls.total()
+    assert total.hvps == 0
+    assert total.hessians > 0
+    assert result.calls.by["solve"]["objective"].values <= 100
+    t = 4 * np.arange(1, K + 1) / (K + 1) - 2
+    q, centres = cvxpy.Variable((K, 2)), np.stack([t, np.sin(np.pi * t)], 1)
+    whole = cvxpy.vstack([np.array([[-2.0, 0.0]]), q, np.array([[2.0, 0.0]])])
+    cost = (K + 1) / 2 * cvxpy.sum_squares(whole[1:] - whole[:-1])
+    least = cvxpy.Problem(cvxpy.Minimize(cost), [cvxpy.sum((q - centres) ** 2, axis=1) <= 0.04]).solve(solver="CLARABEL")
+    assert result.fun == pytest.approx(least, rel=1e-6)
+    np.testing.assert_allclose(result.x, q.value, atol=1e-4)
+
+
+def test_products_of_the_user_are_taken_too():
+    problem = ConstrainedProblem(
+        objective=Function(lambda x: (x**4).sum() - x.sum(), hvp=lambda x, v: 12 * x**2 * v), x=vector(3, -2, 1), X=Box(0.0, 1.0)
+    )
+    result = solve(problem, AugmentedLagrangian(), tol=1e-9)
+    assert torch.allclose(result.x, torch.full((3,), 0.25 ** (1 / 3), dtype=F64), atol=1e-9)
+    assert result.calls.total().hvps > 0
