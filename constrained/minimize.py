@@ -14,19 +14,23 @@ from torch import Tensor
 from .as_scipy.constraints import Rows, multipliers, pieces
 from .as_scipy.differences import ACCURACY
 from .as_scipy.functions import Objective, Setting, objective
+from .as_scipy.kept import Kept
 from .as_scipy.methods import Choice, Told, choose
 from .as_scipy.result import MinimizeResult
 from .core.derivatives.counts import Count
 from .core.errors import ProblemError, shown
 from .core.result import Result
-from .core.run import solve
+from .core.run import default_solver, solve
 from .core.solver import Solver
 from .core.status import Status
 from .peers.reference import Reference, watched
 from .problem import ConstrainedProblem
 from .sets import Box, Everywhere
+from .solvers.augmented_lagrangian import AugmentedLagrangian
+from .solvers.scipy_solvers import TrustConstr
 
 BY_NAME = 1e-5  # residuals that SLSQP and trust-constr reach
+KEPT = "keep_feasible=True of a constraint, without second derivatives: trust-constr took the place of AugmentedLagrangian."
 DIFFERENCES = "derivatives of {names} are differences of values ({schemes}): with torch functions, or jac=, they would be exact."
 
 
@@ -58,7 +62,9 @@ def minimize(
     bounds: `scipy.optimize.Bounds` or pairs (low, high), None for a free side. With keep_feasible=True none of the functions is
     called outside: solvers here project on bounds; trust-constr does not, and its points are clipped first. constraints: one or
     several of `LinearConstraint`, `NonlinearConstraint` and dicts {"type", "fun", "jac", "args"}, with scipy's signs: fun(x) = 0
-    for "eq", fun(x) >= 0 for "ineq". Rows with equal bounds are equalities.
+    for "eq", fun(x) >= 0 for "ineq". Rows with equal bounds are equalities. keep_feasible=True of the others: fun, jac and hess
+    are not called where such a row is violated, for differences neither; x0 must satisfy it. Without second derivatives
+    trust-constr solves then, with a note: AugmentedLagrangian comes from outside.
 
     method: None chooses by what the problem has; a solver by name, as "augmented-lagrangian", "SLSQP", "trust-constr"; for other
     names of scipy the library's choice, with a note. solver: one with options of its own. tol: on the residuals; None: 1e-8, with
@@ -68,8 +74,8 @@ def minimize(
 
     The result's x is an array; a tensor where x0 is one. Its items are scipy's: `result["x"]`, `nit`, `nfev`, `jac`, ...
 
-    Raises ProblemError for functions, shapes and constraints that do not fit and for keep_feasible=True of a constraint, which no
-    solver here honours; OptionError for methods and options that mean nothing here.
+    Raises ProblemError for functions, shapes and constraints that do not fit and for an x0 that violates a row with
+    keep_feasible=True; OptionError for methods and options that mean nothing here.
 
     >>> from scipy.optimize import LinearConstraint
     >>> found = minimize(lambda x: (x**2).sum(), [3.0, 1.0], constraints=LinearConstraint([[1.0, 1.0]], 1, 1))
@@ -81,17 +87,30 @@ def minimize(
     low, high, keep = _sides(bounds, len(x))
     at = Setting(x, isinstance(x0, Tensor), low, high, keep, chosen.relative, chosen.absolute, chosen.workers)
     args = args if isinstance(args, tuple) else (args,)
-    f = objective(fun, at, args, jac, hess, hessp)
     given = pieces(constraints, at)
+    kept = Kept.of(given, at.start)
+    f = objective(fun, dataclasses.replace(at, allowed=kept), args, jac, hess, hessp)
     rows = Rows.equality(given), Rows.inequality(given)
     X = Everywhere() if bounds is None else Box(torch.as_tensor(low.copy()), torch.as_tensor(high.copy()))
     c, h = (one.function(torch.as_tensor(at.start).to(x)) for one in rows)
     problem = ConstrainedProblem(objective=f.function, x=x, equality=c, inequality=h, X=X)
+    if kept is not None:
+        chosen = _within(problem, chosen)
     told = None if callback is None else Told(callback, x if at.tensors else None, _value(problem, x), _two(chosen))
     schemes = {"fun": f.scheme} | {f"constraints[{i}]": piece.scheme for i, piece in enumerate(given)}
     schemes = {name: scheme for name, scheme in schemes.items() if scheme}
     result = _solved(problem, chosen, _tolerance(tol, chosen, x, schemes.values()), told, settings)
     return _as_scipys(result, f, rows, at, chosen, told, schemes)
+
+
+def _within(problem: ConstrainedProblem, chosen: Choice) -> Choice:
+    """A solver that comes from inside, where the choice is free."""
+    if chosen.solver is not None:
+        return chosen
+    found = default_solver(problem)
+    if isinstance(found, AugmentedLagrangian):
+        return dataclasses.replace(chosen, solver=TrustConstr(), named=True, notes=(*chosen.notes, KEPT))
+    return dataclasses.replace(chosen, solver=found)
 
 
 def _two(chosen: Choice) -> bool:

@@ -137,8 +137,9 @@ def _shares(oracle: ConstrainedOracle, x: Vec, given: Multipliers, start: Vec) -
     violated = _violation(oracle, x, torch.cat([c, values[0]]), torch.cat([c0, values[1]]), m, max(size, way))
     missing = decrease(oracle.X, x, gradient(x), way, rounding, gradient) + multiplied
     if missing > SMALL * gained:  # of nothing, where f is as low at the start: then what f changes at all over that distance
-        aside = oracle.X.project(x.add(direction(x, torch.Generator().manual_seed(3)), way))
-        gained += FLAT * abs(float(oracle.f.value((aside,), draw)) - f)
+        u = direction(x, torch.Generator().manual_seed(3))
+        values = (float(oracle.f.value((oracle.X.project(x.add(u, t * way)),), draw)) for t in (1.0, -1.0))
+        gained += FLAT * next((abs(value - f) for value in values if math.isfinite(value)), 0.0)
     return {"stationarity": share(missing, rounding, gained), "feasibility": violated}
 
 

@@ -22,6 +22,7 @@ from ..core.vec import Vec
 from .differences import STEPS
 from .functions import Counted, Once, Setting, by_torch, is_operator, lift, matrix, second, vector
 
+NONE = torch.zeros((), dtype=torch.bool)
 EXPECTED = "expected LinearConstraint, NonlinearConstraint or a dict with type 'eq' or 'ineq' and fun"
 
 
@@ -30,7 +31,8 @@ class Piece:
     """One of the user's constraints: low <= value(x) <= high, row by row.
 
     jacobian: m x n, dense or sparse; hessian: of (x, v), sum v_i hess c_i, a matrix or an operator. None: autodiff where `value`
-    is torch code, else unknown. scheme: of the differences that stand for `jacobian`, '' where none do.
+    is torch code, else unknown. scheme: of the differences that stand for `jacobian`, '' where none do. keep: rows outside of
+    which fun is not to be asked, one mask or one for all; equalities are not among them.
     """
 
     value: Callable[[Tensor], Tensor]
@@ -40,6 +42,7 @@ class Piece:
     hessian: Callable[[Tensor, Tensor], Any] | None = None
     scheme: str = ""
     torch: bool = False
+    keep: Tensor = NONE
 
     @property
     def equal(self) -> Tensor:
@@ -74,20 +77,17 @@ def pieces(constraints: Any, at: Setting) -> list[Piece]:
 def _piece(one: Any, at: Setting) -> Piece:
     from scipy.optimize import LinearConstraint, NonlinearConstraint
 
-    if np.any(getattr(one, "keep_feasible", False)):
-        raise ProblemError(
-            "constraints: keep_feasible=True: no solver here stays within the rows of a constraint; bounds are kept, and so is "
-            "a set X= of ConstrainedProblem, such as Polyhedron"
-        )
     if isinstance(one, LinearConstraint):
-        return _linear(one, at)
+        return _keeping(_linear(one, at), one)
     if isinstance(one, NonlinearConstraint):
         relative = one.finite_diff_rel_step
         found = _nonlinear(
             one.fun, one.jac, one.hess, (), one.lb, one.ub, at if relative is None else replace(at, relative=relative)
         )
         pattern = one.finite_diff_jac_sparsity
-        return replace(found, jacobian=_patterned(found.jacobian, pattern)) if found.scheme and pattern is not None else found
+        if found.scheme and pattern is not None:
+            found = replace(found, jacobian=_patterned(found.jacobian, pattern))
+        return _keeping(found, one)
     if isinstance(one, dict):
         kind, fun, args = one.get("type"), one.get("fun"), one.get("args", ())
         kind = kind.lower() if isinstance(kind, str) else kind
@@ -96,6 +96,17 @@ def _piece(one: Any, at: Setting) -> Piece:
             return _nonlinear(fun, one.get("jac"), None, args, 0.0, 0.0 if kind == "eq" else np.inf, at)
         raise ProblemError(f"constraints: {EXPECTED}, got a dict with type {one.get('type')!r:.40} and fun {shown(fun)}")
     raise ProblemError(f"constraints: {EXPECTED}, got {type(one).__name__}")
+
+
+def _keeping(piece: Piece, one: Any) -> Piece:
+    """With what its keep_feasible says. Raises ProblemError."""
+    try:
+        keep = np.broadcast_to(np.asarray(one.keep_feasible, dtype=bool), (len(piece.low),))
+    except (TypeError, ValueError):
+        raise ProblemError(
+            f"constraints: keep_feasible: expected a bool or {len(piece.low)} of them, got {shown(one.keep_feasible)}"
+        ) from None
+    return replace(piece, keep=torch.as_tensor(keep.copy()).to(piece.low.device))
 
 
 def _linear(one: Any, at: Setting) -> Piece:

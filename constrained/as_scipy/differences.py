@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 EPS = float(np.finfo(np.float64).eps)
+SHORTER = [10.0**-k for k in range(8)]  # of h, until the points are allowed
 STEPS = {"3-point": EPS ** (1 / 3), "2-point": EPS ** (1 / 2), "cs": 1e-30}  # h over max(1, |x_i|)
 ACCURACY = {"3-point": 1e-6, "2-point": 1e-5, "cs": 1e-8}  # residuals that can be reached with such derivatives
 
@@ -29,6 +30,7 @@ class Differences:
     """x -> J, m x n, of a function with m values: `known(x)` at x itself, `function` at points near it, `each` at all these.
 
     The column of an entry that bounds fix is 0: no difference tells it. relative, absolute: of the steps h, in place of STEPS.
+    allowed: whether the function may be asked at a point; where no stencil is, sideways or shorter, the column is NaN.
 
     >>> free = np.full(2, np.inf)
     >>> square = lambda x: np.array([x[0] ** 2, x[0] * x[1]])
@@ -45,6 +47,7 @@ class Differences:
     relative: Any = None
     absolute: Any = None
     each: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
+    allowed: Callable[[np.ndarray], bool] | None = None
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         stencils = [self._stencil(x, i, float(h)) for i, h in enumerate(self._steps(x))]
@@ -66,15 +69,29 @@ class Differences:
 
     def _stencil(self, x: np.ndarray, i: int, h: float) -> Stencil:
         """Where the function is needed for column i, and the column from its values there; None where bounds leave no room."""
+        found = self._within(x, i, h)
+        if self.allowed is None or all(map(self.allowed, found[0])):
+            return found
+        for share in SHORTER:
+            for sign in (0.0, 1.0, -1.0):
+                found = self._within(x, i, share * h, sign)
+                if found[0] and all(map(self.allowed, found[0])):
+                    return found
+        return [], lambda _: self.known(x) * np.nan
+
+    def _within(self, x: np.ndarray, i: int, h: float, side: float = 0.0) -> Stencil:
+        """Within bounds. side: 1 or -1 for one-sided differences; 0 for what there is room for."""
         if self.scheme == "cs":
             return [_moved(x, i, 1j * h)], lambda f: np.imag(f[0]) / h
         down, up = x[i] - self.low[i], self.high[i] - x[i]
         if max(down, up) <= 0:
             return [], lambda _: None
-        if self.scheme == "3-point" and min(down, up) >= h:
+        if self.scheme == "3-point" and side == 0 and min(down, up) >= h:
             above, below = _moved(x, i, h), _moved(x, i, -h)
             return [above, below], lambda f: (f[0] - f[1]) / (above[i] - below[i])
-        sign, room = (1.0, up) if up >= down else (-1.0, down)
+        sign, room = (1.0, up) if side > 0 or (side == 0 and up >= down) else (-1.0, down)
+        if room <= 0:
+            return [], lambda _: None
         if self.scheme == "2-point":
             there = _moved(x, i, sign * min(h, room))
             return [there], lambda f: (f[0] - self.known(x)) / (there[i] - x[i])

@@ -18,7 +18,7 @@ from ..core.derivatives.function import Function
 from ..core.derivatives.matrix import is_sparse
 from ..core.errors import OptionError, ProblemError, shown
 from ..core.vec import Vec
-from .differences import EPS, STEPS, Differences
+from .differences import EPS, SHORTER, STEPS, Differences
 
 REMEMBERED = 4  # points of a function
 NO_GRADIENT = "Whenever the gradient is estimated via finite-differences, second derivatives cannot be"
@@ -27,7 +27,8 @@ NO_GRADIENT = "Whenever the gradient is estimated via finite-differences, second
 @dataclass(frozen=True)
 class Setting:
     """Where functions are evaluated: the start; whether it came as a tensor, so that the user's functions may want tensors; the
-    bounds, and which of them hold for every evaluation; the steps of differences.
+    bounds, and which of them hold for every evaluation; whether a point is one where the function may be asked (None: each is);
+    the steps of differences.
     """
 
     x: Tensor
@@ -38,6 +39,7 @@ class Setting:
     relative: Any = None
     absolute: Any = None
     workers: Callable[..., Any] = map
+    allowed: Callable[[np.ndarray], bool] | None = None
 
     @property
     def start(self) -> np.ndarray:
@@ -55,13 +57,16 @@ class Setting:
     def differences(self, function: Callable[[np.ndarray], Any], scheme: str) -> Differences:
         """Its Jacobian by differences: of a user's function, or of one made of such."""
         if not isinstance(function, Once):
-            return Differences(function, function, scheme, self.low, self.high, self.relative, self.absolute)
+            return Differences(
+                function, function, scheme, self.low, self.high, self.relative, self.absolute, allowed=self.allowed
+            )
 
         def each(points: list[np.ndarray]) -> list[np.ndarray]:
             function.calls += len(points)
             return list(self.workers(function.plain, points))
 
-        return Differences(function.fresh, function, scheme, self.low, self.high, self.relative, self.absolute, each)
+        steps = self.relative, self.absolute
+        return Differences(function.fresh, function, scheme, self.low, self.high, *steps, each, self.allowed)
 
 
 # -- what users return ----------------------------------------------------------------------------------------------------------
@@ -101,8 +106,20 @@ def both(name: str, found: Any) -> tuple[np.ndarray, np.ndarray]:
     return number(name, found[0]), vector("jac", found[1])
 
 
+def nowhere(found: Any) -> Any:
+    """What a function is where it may not be asked, from what it is elsewhere: an infinite number, derivatives of 0, since
+    trust-constr's algebra asks them of the points that it refuses and takes no others.
+    """
+    if isinstance(found, tuple):
+        return tuple(map(nowhere, found))
+    return np.array(np.inf) if isinstance(found, np.ndarray) and found.ndim == 0 else found * 0.0
+
+
 class Once:
-    """A user's function of x, called once a point and counted. x and what it returns are copies: users write into arrays."""
+    """A user's function of x, called once a point and counted. x and what it returns are copies: users write into arrays.
+
+    Where it may not be asked it is `nowhere`.
+    """
 
     def __init__(
         self, name: str, function: Callable[..., Any], read: Callable[[str, Any], Any], at: Setting, args: tuple[Any, ...] = ()
@@ -114,7 +131,7 @@ class Once:
 
     def __getstate__(self) -> dict[str, Any]:
         """To another process, without the workers that may be processes themselves."""
-        return vars(self) | {"at": dataclasses.replace(self.at, workers=map), "_known": {}}
+        return vars(self) | {"at": dataclasses.replace(self.at, workers=map, allowed=None), "_known": {}}
 
     def __call__(self, x: np.ndarray, *more: np.ndarray) -> Any:
         x = self.at.inside(np.asarray(x, dtype=np.float64))
@@ -128,6 +145,8 @@ class Once:
 
     def fresh(self, x: np.ndarray, *more: np.ndarray) -> Any:
         """Not remembered."""
+        if self.at.allowed is not None and not self.at.allowed(self.at.inside(x)):
+            return nowhere(self(self.at.start, *more))
         self.calls += 1
         return self.plain(x, *more)
 
@@ -154,10 +173,13 @@ class Counted:
         self.function, self.args, self.calls = function, args, 0
         kept = [np.where(at.keep, side, free) for side, free in ((at.low, -np.inf), (at.high, np.inf))] if at.keep.any() else []
         self.kept = [torch.as_tensor(side).to(at.x) for side in kept]
+        self.allowed = at.allowed
 
     def __call__(self, x: Tensor) -> Any:
-        self.calls += 1
         x = x.clamp(*self.kept) if self.kept else x
+        if self.allowed is not None and not self.allowed(x.detach().cpu().double().numpy()):
+            return 0.0 * x.sum() + np.inf  # with a graph, as elsewhere
+        self.calls += 1
         found = self.function(x, *self.args)
         if isinstance(found, (list, tuple)) and any(isinstance(one, Tensor) for one in found):
             return torch.stack([torch.as_tensor(one).to(x).reshape(()) for one in found])
@@ -168,13 +190,8 @@ def by_torch(function: Counted, values: Once, at: Setting) -> bool:
     """A tensor comes out of a tensor. Where the start is no tensor, code for arrays may do that too and lose derivatives on the
     way, as `math.sin(x[0])` does: the slope between the start and a point near it must be that of the values.
     """
-    generator = np.random.default_rng(0)
-    a, n = at.start, len(at.start)
-    step = (
-        2 * STEPS["3-point"] * max(1.0, float(np.abs(a).max())) * generator.choice([-1.0, 1.0], n) * generator.uniform(0.5, 1, n)
-    )
-    b = np.clip(a + step, at.low, at.high)
-    b = np.where(b == a, np.clip(a - step, at.low, at.high), b)
+    a, b = at.start, _beside(at)
+    generator = np.random.default_rng(1)
     middle = torch.as_tensor((a + b) / 2).to(at.x)
     try:
         with warnings.catch_warnings(action="ignore"), torch.enable_grad():
@@ -199,6 +216,20 @@ def by_torch(function: Counted, values: Once, at: Setting) -> bool:
     claim, truth = float(row.double().cpu().numpy() @ (b - a)), float(weights @ (fb - fa))
     rounding = 1e3 * EPS * float(np.abs(weights) @ (np.abs(fa) + np.abs(fb)))
     return abs(claim - truth) <= 1e-4 * (abs(claim) + abs(truth)) + rounding
+
+
+def _beside(at: Setting) -> np.ndarray:
+    """A point near the start that functions may be asked at, and between the two; the start itself where none is found."""
+    generator, a = np.random.default_rng(0), at.start
+    for far in 2.0 * np.array(SHORTER):
+        signs, lengths = generator.choice([-1.0, 1.0], len(a)), generator.uniform(0.5, 1, len(a))
+        step = far * STEPS["3-point"] * max(1.0, float(np.abs(a).max())) * signs * lengths
+        for sign in (1.0, -1.0):
+            b = np.clip(a + sign * step, at.low, at.high)
+            b = np.where(b == a, np.clip(a - sign * step, at.low, at.high), b)
+            if at.allowed is None or (at.allowed(b) and at.allowed((a + b) / 2)):
+                return b
+    return a
 
 
 # -- derivatives ----------------------------------------------------------------------------------------------------------------

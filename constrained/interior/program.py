@@ -96,6 +96,14 @@ class Program:
         """The free entries."""
         return x.ravel().double().cpu().numpy()[self.free]
 
+    def inside(self, x: Array) -> Array:
+        """x moved from its bounds; by less where functions are not finite there."""
+        for push in (PUSH, 1e-2 * PUSH, 1e-4 * PUSH):
+            moved = inside(x, self.low, self.high, push)
+            if np.array_equal(moved, x) or self.at(moved, np.zeros(self.inequalities)).finite:
+                return moved
+        return inside(x, self.low, self.high)
+
     def at(self, x: Array, s: Array, vec: Vec | None = None) -> Values:
         """f and C; one call of each function. vec: x as the oracle has seen it."""
         vec = self.vec(x) if vec is None else vec

@@ -111,7 +111,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         if not (oracle.X.whole or oracle.X.entrywise):
             raise Unsuitable(f"InteriorPoint: of sets it takes a Box, got {type(oracle.X).__name__}")
         rough = Program.of(oracle, start.x)
-        x = inside(rough.flat(start.x), rough.low, rough.high)
+        x = rough.inside(rough.flat(start.x))
         moved = start.x if np.array_equal(x, rough.flat(start.x)) else None
         program = rough.scaled(rough.at(x, np.zeros(rough.inequalities), moved))
         at = program.at(x, np.zeros(program.inequalities), moved)

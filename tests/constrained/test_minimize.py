@@ -68,9 +68,14 @@ def test_functions_see_a_tensor_that_requires_a_gradient():
 
 
 def test_what_is_not_honoured_is_refused():
-    row = LinearConstraint([[1, 1]], -np.inf, 0.95, keep_feasible=True)
-    with pytest.raises(ProblemError, match="keep_feasible"):
+    row = LinearConstraint([[1, 1]], -np.inf, 0.25, keep_feasible=True)
+    with pytest.raises(
+        ProblemError, match=r"constraints\[0\]: keep_feasible=True: expected a start x0 .* got 0.3.* in component 0"
+    ):
         minimize(lambda x: (x**2).sum(), [0.1, 0.2], constraints=row)
+    with pytest.raises(ProblemError, match="keep_feasible: expected a bool or 1 of them"):
+        row = NonlinearConstraint(lambda x: x.sum(), 0, 1, keep_feasible=[True, False])
+        minimize(lambda x: (x**2).sum(), [0.1, 0.1], constraints=row)
     with pytest.raises(ProblemError, match="jac: expected a function"):
         minimize(rosen, [0.1, 0.2], jac="5-point")
     assert minimize(lambda x: (x**2).sum(), [0.1, 0.2], bounds=Bounds([0, 0], [1, 1], keep_feasible=True)).status.ok
