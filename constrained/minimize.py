@@ -30,6 +30,10 @@ from .solvers.augmented_lagrangian import AugmentedLagrangian
 from .solvers.scipy_solvers import TrustConstr
 
 BY_NAME = 1e-5  # residuals that SLSQP and trust-constr reach
+# scipy's own words, to the letter: its users' programs match them, and so do 12 of its own tests.
+UNFIT = "The number of bounds is not compatible with the length of `x0`."
+CROSSED = "An upper bound is less than the corresponding lower bound."
+STOPPED = "`callback` raised `StopIteration`"
 KEPT = "keep_feasible=True of a constraint, without second derivatives: trust-constr took the place of AugmentedLagrangian."
 DIFFERENCES = "derivatives of {names} are differences of values ({schemes}): with torch functions, or jac=, they would be exact."
 
@@ -127,8 +131,7 @@ def _vector(x0: Any) -> Tensor:
         raise ProblemError(f"x0: expected a vector of numbers, got {shown(x0)}") from None
     x = x.reshape(1) if x.ndim == 0 and x.is_floating_point() else x
     if x.ndim != 1 or not len(x) or not x.is_floating_point():
-        one = "" if x.ndim < 2 else " 'x0' must only have one dimension."
-        raise ProblemError(f"x0: expected a vector of floating-point numbers, got shape {tuple(x.shape)} of {x.dtype}.{one}")
+        raise ProblemError(f"x0: expected a vector of floating-point numbers, got shape {tuple(x.shape)} of {x.dtype}")
     return x
 
 
@@ -147,11 +150,13 @@ def _sides(bounds: Any, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             raise ValueError
         keep = np.broadcast_to(np.asarray(getattr(bounds, "keep_feasible", False), dtype=bool), (n,))
     except (TypeError, ValueError, OverflowError):
-        fit = "The number of bounds is not compatible with the length of `x0`." if hasattr(bounds, "lb") else ""
-        raise ProblemError(f"bounds: expected Bounds or {n} pairs (low, high), got {shown(bounds)}. {fit}".rstrip()) from None
+        fit = f" {UNFIT}" if hasattr(bounds, "lb") else ""
+        raise ProblemError(
+            f"bounds: expected Bounds or {n} pairs (low, high), one an entry of x0, got {shown(bounds)}.{fit}"
+        ) from None
     if not (low <= high).all():
-        less = "An upper bound is less than the corresponding lower bound."  # what scipy says
-        raise ProblemError(f"bounds: expected low <= high in every pair, as of a Box, got {shown(bounds)}. {less}")
+        i = int(np.argmin(low <= high))
+        raise ProblemError(f"bounds: expected low <= high in every entry, got {low[i]:g} and {high[i]:g} in entry {i}. {CROSSED}")
     return low, high, keep
 
 
@@ -205,7 +210,7 @@ def _as_scipys(
         **fields
         | {
             "x": x if at.tensors else x.numpy(),
-            "message": f"`callback` raised `StopIteration`. {result.message}" if stopped else result.message,
+            "message": f"{STOPPED}. {result.message}" if stopped else result.message,
             "notes": (*notes, *result.notes),
         },
         nit=getattr(result.state, "iterations", result.steps),

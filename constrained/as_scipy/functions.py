@@ -21,7 +21,6 @@ from ..core.vec import Vec
 from .differences import EPS, SHORTER, STEPS, Differences
 
 REMEMBERED = 4  # points of a function
-NO_GRADIENT = "Whenever the gradient is estimated via finite-differences, second derivatives cannot be"
 
 
 @dataclass(frozen=True)
@@ -266,7 +265,7 @@ def objective(fun: Any, at: Setting, args: tuple[Any, ...], jac: Any, hess: Any,
         values, gradient = lambda x: slope(x)[0], lambda x: slope(x)[1]
     elif scheme:
         if isinstance(hess, str):
-            raise OptionError(f"hess: expected a function, or BFGS() or SR1(), got {hess!r}. {NO_GRADIENT}.")
+            raise OptionError(f"hess: expected a function, BFGS() or SR1() where jac is made of differences, got {hess!r}")
         counter, gradient = value, Once("fun", at.differences(value, scheme), vector, at.arrays)
         slope = gradient
     else:
