@@ -7,6 +7,8 @@ from constrained.core.choice import Recommendation, default_solver
 from constrained.core.errors import Unsuitable
 from constrained.core.solver import Solver
 from constrained.core.status import Feature
+from constrained.problem import ConstrainedProblem
+from constrained.recommend import recommend as of_constraints
 from constrained.sets.tangent import has_tangent
 
 from ..certificates.derivatives import lost_twice
@@ -20,8 +22,9 @@ from ..solvers.penalty_sgd import PenaltySGD
 from ..solvers.scalebio import ScaleBiO
 
 
-def recommend(problem: BilevelProblem) -> Recommendation:
-    """What `solve(problem)` uses, and why: from the problem's features and the size of the lower level.
+def recommend(problem: BilevelProblem | ConstrainedProblem) -> Recommendation:
+    """What `solve(problem)` uses, and why: from the problem's features and the size of the lower level. Of a
+    constrained problem: from its derivatives and sizes, and whether Pounce, where it is installed, would be quicker.
 
     Raises Unsuitable where no solver of this version handles the problem.
 
@@ -31,6 +34,8 @@ def recommend(problem: BilevelProblem) -> Recommendation:
     >>> print(recommend(bilevel.BilevelProblem(upper=f, lower=g, x=one, y=one)).reasons[0])
     The lower level is smooth and has second derivatives: implicit differentiation reaches full precision in few hypergradients.
     """
+    if isinstance(problem, ConstrainedProblem):
+        return of_constraints(problem)
     features, y = problem.features, problem.variables()["y"]
     if Feature.LIVE in features and not F2SA.lacks(features):
         why = "The lower variable is live: first derivatives, taken in place."
