@@ -2,7 +2,7 @@
 
     make constrained-peers
     python benchmarks/constrained_peers.py --set cutest-eq hs-ineq torch-small sparse dense [--solvers default SLSQP Pounce ...]
-        [--only NAME ...] [--cap 20] [--repeats 1] [--to Ipopt] [--csv FILE] [--profile FILE.svg]
+        [--only NAME ...] [--cap 20] [--repeats 1] [--to Ipopt] [--csv FILE] [--profile FILE.svg [--points]]
 
 cutest-eq     75 problems with equalities alone, n <= 300, m <= n, of sif2jax 0.0.8, by jitted jax functions
 hs-ineq       the 90 problems of Hock and Schittkowski with inequalities or bounds, n <= 20, of sif2jax; f, c, h with gradients,
@@ -120,18 +120,21 @@ def summary(rows: list[Row], to: str) -> None:
         print(f"{solver:18}" + "".join(f"{count:9}" for count in (*counts, len(common))) + "".join(f"{r:9.2f}" for r in ratios))
 
 
-def profile(rows: list[Row], path: Path) -> None:
-    """Performance profiles (Dolan and More 2002): the share of problems solved at 1e-6 within t times the least."""
+def profile(rows: list[Row], path: Path, points: bool) -> None:
+    """Performance profiles (Dolan and More 2002): the share of problems solved at 1e-6 within t times the least. points: of the
+    points of f alone, without seconds.
+    """
     import matplotlib
 
     matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "constrained"  # the same rows make the same file
     from matplotlib import pyplot as plt
 
     solvers = list(dict.fromkeys(row.solver for row in rows))
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
-    for axis, (title, cost) in zip(
-        axes, {"points of f": lambda row: row.counts.get("f", 0), "seconds": lambda row: row.seconds}.items()
-    ):
+    measures = {"points of f": lambda row: row.counts.get("f", 0), "seconds": lambda row: row.seconds}
+    shown = list(measures.items())[: 1 if points else 2]
+    figure, axes = plt.subplots(1, len(shown), figsize=(3 + 4 * len(shown), 4), sharey=True, squeeze=False)
+    for axis, (title, cost) in zip(axes[0], shown):
         costs = {(row.solver, row.set, row.problem): float(cost(row)) if row.solved(1e-6) else np.inf for row in rows}
         problems = list(dict.fromkeys(key[1:] for key in costs))
         least = {key: max(min(costs.get((s, *key), np.inf) for s in solvers), 1e-12) for key in problems}
@@ -140,10 +143,11 @@ def profile(rows: list[Row], path: Path) -> None:
             share = np.arange(1, len(ratios) + 1) / len(problems)
             axis.step([*ratios, 100], [*share, share[-1] if len(share) else 0], where="post", label=solver)
         axis.set(xscale="log", xlim=(1, 100), ylim=(0, 1), xlabel=f"{title}, times the least", title=title)
-    axes[0].set_ylabel("share of problems solved at 1e-6")
-    axes[1].legend(loc="lower right")
+    axes[0, 0].set_ylabel("share of problems solved at 1e-6")
+    axes[0, -1].legend(loc="lower left", bbox_to_anchor=(1.02, 0))
     figure.tight_layout()
-    figure.savefig(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def write(rows: list[Row], path: Path) -> None:
@@ -164,6 +168,7 @@ def main() -> None:
     parser.add_argument("--to", help="the solver that ratios are to; Ipopt, else Pounce, else the first")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--profile", type=Path, metavar="FILE.svg")
+    parser.add_argument("--points", action="store_true", help="no seconds in the profile, where other work disturbs them")
     args = parser.parse_args()
     torch.set_num_threads(1)
     solvers = list(installed(args.solvers or SOLVERS))
@@ -178,7 +183,7 @@ def main() -> None:
     if rows:
         summary(rows, to)
     if args.profile and rows:
-        profile(rows, args.profile)
+        profile(rows, args.profile, args.points)
 
 
 if __name__ == "__main__":
