@@ -91,10 +91,16 @@ def solve(
     ('CONVERGED', 1.5)
     """
     run = _prepare(problem, solver, start, resume, seed, tol, max_steps, max_seconds, check_every, callbacks, progress)
-    status = Status.RUNNING
+    return completed(run, check_every, None if resume is None else Path(resume))
+
+
+def completed(run: Run, check_every: int = 1, resume: Path | None = None) -> Result:
+    """The end of a run. One that has a state already goes on from there."""
+    status, problem = Status.RUNNING, run.problem
     try:
         with torch.no_grad():
-            run.open(None if resume is None else Path(resume))
+            if run.state is None:
+                run.open(resume)
         for event in _events(run, check_every):
             status = event.status
         with torch.no_grad():
@@ -135,7 +141,7 @@ def solve(
         notes,
         run.state,
         dataclasses.replace(run.solver, tol=run.asked),  # pyright: ignore[reportArgumentType]
-        seed,
+        run.seed,
         problem,
         problem.exact,
     )
