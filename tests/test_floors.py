@@ -39,7 +39,7 @@ constrained.kkt constrained.progress constrained.newton constrained.augmented_ob
 constrained.peers
 constrained.problem constrained.solvers
 constrained.recommend constrained.as_scipy
-constrained.minimize constrained.multistart constrained.extend
+constrained.minimize constrained.multistart constrained.many constrained.extend
 constrained
 bilevel.moved bilevel.oracle bilevel.mixture bilevel.blocks
 bilevel.single_loop bilevel.lower
@@ -166,7 +166,10 @@ def test_only_vec_uses_pytree():
 def test_only_derivatives_and_live_differentiate():
     whole = ("torch.autograd.grad", "torch.autograd.backward", "torch.autograd.functional", "torch.func", "functorch")
     for name in LIBRARY:
-        if name in ("constrained.core.live", *(f"constrained.core.derivatives.{one}" for one in ("graph", "objective", "tape"))):
+        if name in (
+            "constrained.core.live",
+            *(f"constrained.core.derivatives.{one}" for one in ("graph", "lanes", "objective", "tape")),
+        ):
             continue
         for module, line in imports(name):
             assert not module.startswith(("torch.func", "torch.autograd", "functorch")), f"{where(name, line)} imports {module}"

@@ -8,6 +8,7 @@ memory               what a run remembers of them
 leaves               variables as trees that require gradients, and gradients by variable again
 constraint           values, J v and J'w of constraints
 tape, replay         f and c of one variable on one graph, and recorded as a program
+lanes                f and c at many points at once
 looks                derivatives that are not those of the values, or lost on the way
 finite_differences   what derivatives are compared with
 """
