@@ -39,6 +39,8 @@ from .core.vec import Vec
 from .core.version import VERSION as __version__
 from .descent import LBFGS, SPG, FaceLBFGS, NewtonCG, ProjectedLBFGS
 from .linear import CG, AutoLinear, Direct, Gaussian, Kaczmarz, Minres, Neumann, ProjectedCG, Sketch, System
+from .many.results import Results
+from .many.solve_many import solve_many
 from .minimize import minimize
 from .multistart import multistart
 from .newton.accuracy import EstimatedAccuracy, PaperAccuracy
@@ -103,6 +105,7 @@ __all__ = [
     "ProjectedCG",
     "ProjectedLBFGS",
     "Result",
+    "Results",
     "ScalarAdam",
     "Simplex",
     "Sketch",
@@ -121,6 +124,7 @@ __all__ = [
     "minimize",
     "multistart",
     "solve",
+    "solve_many",
 ]
 __all__ += solvers.__all__
 

@@ -122,3 +122,16 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path):
         problem, solver, max_steps=40, callbacks=[bilevel.Checkpoint(tmp_path / "other.pt")], resume=tmp_path / "run.pt"
     )
     assert torch.equal(whole.x, again.x)
+
+
+@pytest.mark.parametrize("name", ["HS71", "HS39", "HS78"])
+def test_many_starts_side_by_side(name):
+    instance = cutest(name=name, device="cuda")
+    X = instance.problem.x + 0.1 * torch.randn(64, len(instance.problem.x), dtype=torch.float64).cuda()
+    found = constrained.solve_many(instance.problem, X)
+    assert found.x.is_cuda
+    assert bool(found.success.all())
+    assert not any(result.notes for result in found)
+    host = constrained.solve_many(cutest(name=name).problem, X.cpu())
+    assert torch.allclose(found.x.cpu(), host.x, atol=1e-6)
+    assert max(float(one.max()) for one in found.residuals().values()) <= 1e-8

@@ -40,8 +40,8 @@ PUBLIC = {  # and each package's solvers
         Everywhere FaceLBFGS Feature FullBatch Function Gaussian Halfspace History Kaczmarz MiniBatches Minres
         MissingExtra Multipliers Neumann NewtonCG NoData NonFiniteGradient NonFiniteStart OptionError OutputError
         PaperAccuracy Point Polyhedron Power ProblemError Product Progress ProjectedCG ProjectedLBFGS Result
-        ScalarAdam Simplex Sketch SolveFailed SourceBatches Status StopWhen Stream System TensorBoard TorchOptimizer
-        Unsuitable Vec __version__ iterate minimize multistart solve
+        Results ScalarAdam Simplex Sketch SolveFailed SourceBatches Status StopWhen Stream System TensorBoard TorchOptimizer
+        Unsuitable Vec __version__ iterate minimize multistart solve solve_many
     """,
 }
 PUBLIC = {package: [*names.split(), *package.solvers.__all__] for package, names in PUBLIC.items()}
