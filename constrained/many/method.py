@@ -7,11 +7,13 @@ One step of the lanes
     (4) lanes without an accepted point go to the restoration, which takes a step of its own beside each step of the others
 
 What is rare is not done here. A lane that meets it (a violation that does not fall, round-off, no progress) is LEFT to
-InteriorPoint, which goes on from where it stands. One that meets derivatives that are not finite is begun AFRESH by it.
+InteriorPoint, which goes on from where it stands. One that meets derivatives that are not finite, or ends where there may be no
+minimum or no multipliers, is begun AFRESH by it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -22,9 +24,8 @@ from ..core.deadline import look
 from ..core.status import Status
 from ..interior.iterate import EPS, LEAST
 from ..interior.start import LARGEST
+from ..interior.verdict import FAR, LARGE, LOW
 from ..solvers.interior_point import (
-    FAR,
-    LOW,
     PATIENCE,
     POLISH,
     POLISHED,
@@ -35,7 +36,7 @@ from ..solvers.interior_point import (
 )
 from .iterate import INFINITE, Iterate, State, fallen, slope
 from .lanes import largest, taken
-from .newton import Newton, first_multipliers, least_squares, polished
+from .newton import Newton, bends_down, first_multipliers, least_squares, polished
 from .program import Program
 from .restoration import Restoring, advanced, flat
 from .search import Rule, Search, joined, longest, trimmed
@@ -102,8 +103,8 @@ class Method:
         p = self.program
         tape = p.tape(state.x)  # (1)
         it = _with_multipliers(Iterate.at(p, tape, state.x, state.s, state.lam, state.z).near(state.mu), state)
-        state, verdicts, restore = self._verdict(replace(state, lam=it.lam, z=it.z), it)
         H = p.columns(p.columns(tape.hessian(it.lam * p.rows, p.sigma)).mT)
+        state, verdicts, restore = self._verdict(replace(state, lam=it.lam, z=it.z), it, H)
         gone: list[tuple[State, Iterate, float]] = []
         stops = torch.stack([restore, *(which for _, which in verdicts)])
         if bool(stops.any()):  # (2)
@@ -133,7 +134,7 @@ class Method:
             left = _both(left, self._to_restoration(one, at, share, done))
         return moved, left
 
-    def _verdict(self, s: State, it: Iterate) -> tuple[State, list[tuple[Status, Tensor]], Tensor]:
+    def _verdict(self, s: State, it: Iterate, H: Tensor) -> tuple[State, list[tuple[Status, Tensor]], Tensor]:
         """The state with its counts; who has ended and how; who is to be restored."""
         residual, violation = it.residual, it.violation
         smooth = (it.f + it.theta + residual).isfinite() & it.g.isfinite().all(1) & it.J.isfinite().all(2).all(1)
@@ -151,18 +152,23 @@ class Method:
             stuck=torch.where(infeasible, s.stuck + 1, 0),
         )
         converged = smooth & (residual <= s.tol)
-        falls = smooth & ~converged & (violation <= 1e-6)
-        unbounded = falls & ((it.f < LOW * it.program.sigma) | (largest(it.x.abs()) > FAR))
-        over = smooth & ~converged & ~unbounded
+        ends = smooth & ~converged & (violation <= 1e-6)
+        ends &= (it.f < LOW * it.program.sigma) | (largest(it.x.abs()) > FAR)
+        unbounded = ends & (it.f < -math.sqrt(FAR) * it.program.sigma)
+        over = smooth & ~converged & ~ends
         late = over & (s.steps >= s.most)
         left = over & ~late & ((s.waited > PATIENCE) | (residual >= s.before))
         restore = over & ~late & ~left & ((s.short >= SHORT_STEPS) | (s.stuck >= STUCK))
+        told = converged & (largest(s.lam.abs()) >= LARGE)  # no multipliers, perhaps; or no minimum: InteriorPoint tells
+        if bool(converged.any()):
+            told |= converged & bends_down(it, H)
         verdicts = [
-            (Status.CONVERGED, converged),
+            (Status.CONVERGED, converged & ~told),
             (Status.UNBOUNDED, unbounded),
+            (Status.DIVERGED, ends & ~unbounded),
             (Status.MAX_STEPS, late),
             (LEFT, left),
-            (AFRESH, ~smooth),
+            (AFRESH, ~smooth | told),
         ]
         return s, verdicts, restore
 

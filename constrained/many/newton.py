@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..interior.inertia import AGAIN, EXACT, FIRST, FIRST_GROWTH, GROWTH, LEAST, MOST, PIVOT, REGULAR
+from ..interior.verdict import BENT, HELD, MET
 from .iterate import Iterate
 from .lanes import times, transposed
 
@@ -248,3 +249,16 @@ def polished(newton: Newton, H: Tensor) -> tuple[Tensor, Tensor]:
     K, _ = assembled(H, it.J, torch.zeros_like(it.g))
     y = shortest(K, -torch.cat([it.g + transposed(it.J, it.lam), it.C], 1), 1e-11)
     return y[:, :n], y[:, n:]
+
+
+def bends_down(it: Iterate, H: Tensor) -> Tensor:
+    """interior/verdict.py's, lane by lane: f falls to second order along what the constraints leave."""
+    layout, size = it.program.layout, H.abs().amax((1, 2))
+    some, held = size.isfinite() & (size > 0), HELD * size.clamp(min=1.0)[:, None]
+    against = it.g + transposed(it.J, it.lam)
+    bounds = it.d[:, : layout.of_x] <= (against @ layout.P).clamp(min=MET)
+    rows = it.s <= it.lam[:, layout.equalities :].clamp(min=MET)
+    K, diagonal = assembled(H, it.J, held * (bounds.to(H) @ layout.P.abs().mT))
+    K = shifted(K, diagonal, held * rows, BENT * torch.where(some, size, 1.0), torch.full_like(size, REGULAR), layout.n)
+    positive, _ = Factors.of(torch.where(some[:, None, None], K, 0.0)).inertia(torch.zeros_like(size))
+    return some & (positive < layout.n)

@@ -42,10 +42,11 @@ class WrongDerivatives(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """x flat and the multipliers of all rows as they are reported, and the figures of the verdict in words."""
+    """x flat and the multipliers of all rows and bounds as they are reported, and the figures of the verdict in words."""
 
     x: Tensor
     lam: Tensor
+    bounds: tuple[Tensor, Tensor] | None
     f: float | None
     words: str
 
@@ -167,7 +168,7 @@ class SideBySide:
             nobody: Any = Known(shares[k])
             verdict = judged(nobody, nobody, nobody, Status.CONVERGED, found[k], self.tol)
             if verdict.status.ok:
-                self.accepted[i] = Answer(x[k], lam[k], float(says.f[k]), verdict.words)
+                self.accepted[i] = Answer(x[k], lam[k], (says.low[k], says.high[k]), float(says.f[k]), verdict.words)
             self.times[i] = self.times.get(i, 0) + 1
             if verdict.lower is None or self.times[i] > TIMES:
                 ends.setdefault(Status.CONVERGED if verdict.status.ok else LEFT, []).append(k)
@@ -201,7 +202,7 @@ class SideBySide:
                 self.stop = Status.STOPPED
         else:
             x, lam = answers(program, lane, self.batch.low[i], self.batch.high[i])
-            self.results[i] = self.result(i, Answer(x[0], lam[0], None, ""), steps, self.stop or status)
+            self.results[i] = self.result(i, Answer(x[0], lam[0], None, None, ""), steps, self.stop or status)
 
     def by_interior_point(self, i: int, program: Program, lane: State, status: Status) -> Result:
         problem, start = self.lanes.problems[i], self.vec(self.batch.x0[i])
@@ -218,6 +219,9 @@ class SideBySide:
         has = (problem.equality is not None, problem.inequality is not None)
         parts = (answer.lam[:e].clone(), answer.lam[e:].clone())
         multipliers = Multipliers(*(part if there else None for part, there in zip(parts, has)))
+        if answer.bounds is not None and not problem.X.whole:
+            low, high = (self.vec(part.to(answer.x)).tree() for part in answer.bounds)
+            multipliers = dataclasses.replace(multipliers, low=low, high=high)
         values = steps.evaluations + steps.taken + 1
         first = Count(values=values, gradients=steps.taken + 1, hessians=steps.hessians)
         rows = Count(values=values, jacobians=steps.taken + 1)

@@ -36,11 +36,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Truth:
-    """Of each lane f, the residuals by name, and the shares by name."""
+    """Of each lane f, the residuals by name, the shares by name, the multipliers of bounds."""
 
     f: Tensor
     residuals: dict[str, Tensor]
     shares: dict[str, Tensor]
+    low: Tensor
+    high: Tensor
 
 
 def truth(asked: Asked, x: Tensor, lam: Tensor) -> Truth:
@@ -54,7 +56,9 @@ def truth(asked: Asked, x: Tensor, lam: Tensor) -> Truth:
     }
     if h.shape[1]:
         found["complementarity"] = _norm(torch.minimum(lam[:, e:], (-h).clamp(min=0)))
-    return Truth(tape.value, found, _shares(asked, tape, x64, lam, gradient))
+    low = torch.where(x64 - gradient <= asked.low, gradient.clamp(min=0), 0.0)
+    high = torch.where(x64 - gradient >= asked.high, (-gradient).clamp(min=0), 0.0)
+    return Truth(tape.value, found, _shares(asked, tape, x64, lam, gradient), low, high)
 
 
 def _shares(asked: Asked, tape: LaneTape, x: Tensor, lam: Tensor, gradient: Tensor) -> dict[str, Tensor]:

@@ -316,3 +316,17 @@ def test_a_lost_derivative_is_refused():
     lost = ConstrainedProblem(objective=lambda x: (x**2).sum() + (3 * x.detach()).sin().sum(), x=torch.ones(2, dtype=F64))
     with pytest.raises(constrained.ProblemError, match="derivatives"):
         solve_many(lost, OK)
+
+
+def test_it_tells_what_solve_tells():
+    """Multipliers of bounds, saddles, solutions without multipliers."""
+    x = torch.tensor([[0.3, 0.2], [0.4, 0.9]], dtype=F64)
+    boxed = ConstrainedProblem(objective=lambda x: (x**2).sum() + x[1], x=x[0], X=Box(0.1, 1.0))
+    for one, many in zip((solve(boxed, start=Point(start)) for start in x), solve_many(boxed, x)):
+        torch.testing.assert_close(many.multipliers.low, one.multipliers.low, rtol=0, atol=1e-6)
+        assert not many.multipliers.high.any()
+    saddle = ConstrainedProblem(objective=lambda x: x[0] ** 2 - x[1] ** 2 + x[1] ** 4, x=x[0])
+    told = solve_many(saddle, torch.tensor([[1.0, 0.0], [1.0, 0.5]], dtype=F64))
+    assert [any("no minimum" in note for note in result.notes) for result in told] == [True, False]
+    without = ConstrainedProblem(objective=lambda x: x, equality=lambda x: x**2, x=torch.ones((), dtype=F64))
+    assert set(solve_many(without, torch.tensor([1.0, 2.0], dtype=F64)).statuses) == {Status.DEGENERATE}
