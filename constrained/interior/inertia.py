@@ -2,12 +2,12 @@
 
 Then the step is one of descent for the barrier function on the null space of J (Waechter and Biegler 2006, section 3.1). Dense K:
 Bunch and Kaufman's L B L', whose blocks tell the inertia. Sparse K: SuperLU without pivoting off the diagonal, where the
-signs of its pivots do; QUASI in E keeps these away from zero, and refinement takes its effect away again.
+signs of its pivots do; QUASI in E keeps these away from zero, and refinement takes its effect away again. Either is equilibrated
+first: S K S has the inertia of K, and of its pivots one that is round-off can be told from one in small units.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ from .program import Array
 FIRST, LEAST, MOST = 1e-4, 1e-20, 1e30  # shifts of the Hessian
 AGAIN, GROWTH, FIRST_GROWTH = 1 / 3, 8.0, 100.0
 REGULAR = 1e-8  # mu^(1/4) times that against rows that depend on one another
-PIVOT = 1e-14  # times the largest entry: a pivot that counts as zero
+PIVOT = 1e-14  # a pivot of the equilibrated K that counts as zero
 QUASI = 1e-8
+EVENED = 3  # rounds of equilibration
 BLOCK = 64  # columns that dsytrf works on at once: without room for them it goes one by one, ten times slower
 REFINEMENTS, EXACT = 10, 1e-12  # steps at most, and the relative residual at which they end
 SOLVED = 1e-8  # the relative residual of a sparse system that has a solution
@@ -61,22 +62,18 @@ class Matrices:
 def factored(matrices: Matrices, last: float, mu: float) -> Factors | None:
     """With the smallest shift tried that gives the inertia (n, m, 0). last: the shift of before. None: there is none."""
     n, m = len(matrices.D), matrices.J.shape[0]
-    largest = max(1.0, _largest(matrices.H), _largest(matrices.J))
-    if not math.isfinite(largest) or not np.isfinite(matrices.D).all():
+    if not np.isfinite([_largest(A) for A in (matrices.H, matrices.J, matrices.D)]).all():
         return None
     dw = dc = 0.0
     while True:
-        found = _factor(matrices, dw, dc, PIVOT * largest if dc == 0.0 else 0.0)
+        found, dependent = _factor(matrices, dw, dc, PIVOT), True
         if found is not None:
             solve, positive, zero = found
             refined = _refined(matrices, solve, dw, dc)
             dependent = zero > 0 or (matrices.sparse and positive == n and not _solves(matrices, refined, dw, dc))
-            if positive == n and not (dependent and dc == 0.0 and m > len(matrices.slack)) and zero == 0:
+            if positive == n and not (dependent and m and dc == 0.0):
                 return Factors(refined, dw, dc)
-            if dependent and dc == 0.0 and m > len(matrices.slack):
-                dc = REGULAR * max(mu, 1e-16) ** 0.25
-                continue
-        elif dc == 0.0 and m > len(matrices.slack):
+        if dependent and m and dc == 0.0:  # of inequalities too: where they are active, E vanishes
             dc = REGULAR * max(mu, 1e-16) ** 0.25
             continue
         if dw == 0.0:
@@ -136,6 +133,8 @@ def _dense(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Call
     diagonal = np.einsum("ii->i", K)
     diagonal[:n] += matrices.D + dw
     diagonal[n:] = -matrices.corner(dw, dc)
+    s = _equilibrium(np.maximum(np.abs(K), np.abs(K.T)))
+    K *= np.outer(s, s)
     ldl, pivots, info = dsytrf(K, lower=1, lwork=BLOCK * (n + m), overwrite_a=1)
     if info < 0:
         return None
@@ -143,7 +142,16 @@ def _dense(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Call
     pairs = int((~single).sum()) // 2  # a block of two has one eigenvalue of each sign
     ones = d[single]
     zero = int((np.abs(ones) <= floor).sum())
-    return lambda b: dsytrs(ldl, pivots, b, lower=1)[0], int((ones > floor).sum()) + pairs, zero
+    return lambda b: s * dsytrs(ldl, pivots, s * b, lower=1)[0], int((ones > floor).sum()) + pairs, zero
+
+
+def _equilibrium(size: Any) -> Array:
+    """s that makes the largest entry of each row of s_i |K_ij| s_j about 1. size: |K|."""
+    s = np.ones(size.shape[0])
+    for _ in range(EVENED):
+        rows = size.multiply(s).max(axis=1).toarray().ravel() if hasattr(size, "tocsr") else (size * s).max(axis=1)
+        s = s / np.sqrt(np.where(rows > 0, s * rows, 1.0))
+    return s
 
 
 def _sparse(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Callable[[Array], Array], int, int] | None:
@@ -154,12 +162,14 @@ def _sparse(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Cal
     H = matrices.H + diags_array(matrices.D + dw)
     E = matrices.corner(dw, max(dc, QUASI))
     K = csc_array(block_array([[H, matrices.J.T], [matrices.J, diags_array(-E)]])) if m else csc_array(H)
+    s = _equilibrium(abs(K))
     try:
         with warnings.catch_warnings(action="ignore"):
-            lu = splu(K, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+            even = csc_array(diags_array(s) @ K @ diags_array(s))
+            lu = splu(even, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
     except RuntimeError:  # exactly singular
         return None
     if not np.array_equal(lu.perm_r, lu.perm_c):
         return None
     d = lu.U.diagonal()
-    return lu.solve, int((d > floor).sum()), int((np.abs(d) <= floor * 1e-6).sum())
+    return lambda b: s * lu.solve(s * b), int((d > floor).sum()), int((np.abs(d) <= floor * 1e-6).sum())

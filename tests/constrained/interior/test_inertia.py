@@ -62,3 +62,37 @@ def test_what_is_not_finite_has_no_factors():
     one = system(0)
     one.H[0, 0] = np.nan
     assert factored(one, 0.0, 0.1) is None
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_inequalities_that_depend_on_one_another_are_regularised_too(sparse):
+    """Three active rows of two unknowns: E is as good as zero."""
+    J = np.array([[1.0, 1.0], [1.0, -1.0], [1.0, 0.0]])
+    H = np.eye(2)
+    one = Matrices(csr_array(H) if sparse else H, np.zeros(2), csr_array(J) if sparse else J, np.full(3, 1e20), sparse)
+    found = factored(one, 0.0, 0.1)
+    assert found.dw == 0.0
+    assert 0 < found.dc <= 1e-8
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_units_do_not_make_a_pivot_zero(sparse):
+    """H = U A U with A positive definite: so is H, though its entries are of 1e-16 to 1e16."""
+    A, u = np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([1e-8, 1e8])
+    H, J = A * np.outer(u, u), np.zeros((0, 2))
+    found = factored(
+        Matrices(csr_array(H) if sparse else H, np.zeros(2), csr_array(J) if sparse else J, np.zeros(0), sparse), 0.0, 0.1
+    )
+    assert found.dw == 0.0
+    np.testing.assert_allclose(found.solve(np.array([1.0, 1.0])) * u, np.linalg.solve(A, 1 / u), rtol=1e-10)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_positive_pivot_of_round_off_is_shifted_beside_dependent_rows(sparse):
+    """No curvature along (0, 0, 1), and two equal rows: both dc and dw are needed."""
+    H, J = np.diag([1.0, 1.0, 0.0]), np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
+    found = factored(
+        Matrices(csr_array(H) if sparse else H, np.zeros(3), csr_array(J) if sparse else J, np.zeros(0), sparse), 0.0, 0.1
+    )
+    assert found.dw > 0
+    assert found.dc > 0
