@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .iterate import EPS, Iterate, barrier
+from .iterate import EPS, Iterate
 from .newton import Newton, Step
 from .program import Array, Values
 
@@ -99,7 +99,7 @@ class Search:
 
     def phi(self, at: Values) -> float:
         it = self.newton.it
-        return barrier(Iterate(at, it.lam, it.zl, it.zu, it.zs), self.newton.mu) + at.f
+        return Iterate(at, it.lam, it.zl, it.zu, it.zs).phi(self.newton.mu)
 
     def shortest(self) -> float:
         theta, D = self.newton.it.at.theta, self.newton.slope(self.step)

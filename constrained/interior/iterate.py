@@ -1,7 +1,7 @@
 """A point of the primal-dual iteration: x, s, the multipliers lam of C and z of the bounds, and every measure of it.
 
 L = f + lam'C - zl'(x - low) - zu'(high - x) - zs's
-phi = f - mu (sum log(x - low) + sum log(high - x) + sum log s)
+phi = f - mu (sum log(x - low) + sum log(high - x) + sum log s) + DAMPED mu times distances to bounds on one side alone
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ EPS = float(np.finfo(np.float64).eps)
 FAR = 1e10  # times mu / distance: where z is kept
 KAPPA = 10.0  # times mu: the error at which mu falls
 SLOW, POWER, LEAST = 0.2, 1.5, 1e-17  # to mu / 5 or mu^1.5, down to LEAST
+DAMPED = 1e-5  # without it -log falls for ever, and what neither f nor C needs runs off (Waechter and Biegler 2006, section 3.7)
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,26 @@ class Iterate:
         high = self.at.program.high
         return np.maximum(high - self.at.x, EPS * np.maximum(1.0, np.abs(high)))
 
+    @functools.cached_property
+    def damping(self) -> tuple[Array, Array]:
+        """The slopes in x and s of DAMPED times distances, where an entry has a bound on one side alone."""
+        low, high = np.isfinite(self.dl), np.isfinite(self.du)
+        return DAMPED * (1.0 * (low & ~high) - (high & ~low)), np.full(len(self.at.s), DAMPED)
+
+    def barrier(self, mu: float) -> float:
+        """-mu times the sum of logarithms, damped."""
+        distances, (dx, ds) = np.concatenate([self.dl, self.du, self.at.s]), self.damping
+        one = np.where(dx > 0, self.dl, np.where(dx < 0, self.du, 0.0))
+        logs = float(np.log(distances[np.isfinite(distances)]).sum())
+        return mu * (float(np.abs(dx) @ one) + float(ds @ self.at.s) - logs)
+
+    def slopes(self, mu: float) -> tuple[Array, Array]:
+        """The barrier's gradient in x and s."""
+        dx, ds = self.damping
+        return mu * (dx - 1.0 / self.dl + 1.0 / self.du), mu * (ds - 1.0 / self.at.s)
+
     def phi(self, mu: float) -> float:
-        return barrier(self, mu) + self.at.f
+        return self.barrier(mu) + self.at.f
 
     # -- errors -------------------------------------------------------------------------------------------------------------
     @functools.cached_property
@@ -116,12 +135,3 @@ class Iterate:
 def fallen(mu: float) -> float:
     """The barrier's next parameter."""
     return max(LEAST, min(SLOW * mu, mu**POWER))
-
-
-def barrier(it: Iterate, mu: float) -> float:
-    """-mu times the sum of logarithms."""
-    total = 0.0
-    for d in (it.dl, it.du, it.at.s):
-        finite = d[np.isfinite(d)]
-        total += float(np.log(finite).sum()) if len(finite) else 0.0
-    return -mu * total

@@ -1,9 +1,9 @@
 """Newton's step on the conditions of the barrier problem, slacks eliminated.
 
-    [H + Sigma_x + dw I   J'] [dx  ]     [g + J'lam - mu / dl + mu / du]
-    [J                    -E] [dlam] = - [C_i - r_i / (Sigma_s + dw)_i ]     r = lam_h - mu / s, 0 for equalities
+    [H + Sigma_x + dw I   J'] [dx  ]     [g + J'lam + b_x              ]
+    [J                    -E] [dlam] = - [C_i - r_i / (Sigma_s + dw)_i ]     r = lam_h + b_s, 0 for equalities
 
-    ds = -(r + dlam_h) / (Sigma_s + dw),   dz = mu / d - z -+ z / d dx,   Sigma = z / distance
+    ds = -(r + dlam_h) / (Sigma_s + dw),   dz = mu / d - z -+ z / d dx,   Sigma = z / distance,   b = grad of the barrier
 
 least_squares   lam that makes grad L least, for given z
 """
@@ -57,8 +57,9 @@ class Newton:
     def step(self, C: Array | None = None) -> Step:
         it, mu, e = self.it, self.mu, self.it.at.program.equalities
         C = it.at.C if C is None else C
-        top = it.at.g + it.at.J.T @ it.lam - mu / it.dl + mu / it.du
-        r = it.lam[e:] - mu / it.at.s
+        bx, bs = it.slopes(mu)
+        top = it.at.g + it.at.J.T @ it.lam + bx
+        r = it.lam[e:] + bs
         curvature = self.matrices.slack + self.factors.dw
         bottom = np.concatenate([C[:e], C[e:] - r / curvature])
         z = self.factors.solve(-np.concatenate([top, bottom]))
@@ -74,8 +75,8 @@ class Newton:
 
     def slope(self, step: Step) -> float:
         """The derivative of phi along the step."""
-        it, mu = self.it, self.mu
-        return float((it.at.g - mu / it.dl + mu / it.du) @ step.dx - (mu / it.at.s) @ step.ds)
+        bx, bs = self.it.slopes(self.mu)
+        return float((self.it.at.g + bx) @ step.dx + bs @ step.ds)
 
 
 def least_squares(it: Iterate) -> Array:

@@ -1,11 +1,13 @@
 """InteriorPoint on kinds of problems: degenerate, badly scaled, unbounded, with entries nothing needs, known to round-off."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
 
-from constrained import ConstrainedProblem, InteriorPoint, Status, solve
+from constrained import Box, ConstrainedProblem, InteriorPoint, Status, solve
 
 F64 = torch.float64
 
@@ -61,6 +63,14 @@ def test_units_from_a_millionth_to_a_million():
     plain, scaled = solved(**parts(torch.ones(5, dtype=F64))), solved(**parts(units))
     assert plain.status is scaled.status is Status.CONVERGED
     np.testing.assert_allclose(scaled.x / units, plain.x, rtol=1e-6)
+
+
+def test_what_nothing_needs_stays_near():
+    """x3 has one bound and is in nothing else: -log of its distance falls for ever. Rosenbrock's x1, x2 >= 0 beside it."""
+    result = solved(lambda x: 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2, [0.1, 9.0, 1.0], X=Box(0.0, math.inf))
+    assert result.status is Status.CONVERGED
+    assert result.x[:2].tolist() == pytest.approx([1, 1], abs=1e-6)
+    assert result.x[2] <= 1e6
 
 
 def test_unbounded_below_along_slacks():
