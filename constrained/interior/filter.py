@@ -82,6 +82,8 @@ class Search:
         alpha, least = longest, self.shortest()
         while alpha >= least:
             trial = self.moved(self.step, alpha)
+            if np.array_equal(trial.x, it.at.x) and np.array_equal(trial.s, it.at.s):  # phi's slack would accept it for ever
+                return None
             if trial.finite:
                 joins = self.accepts(trial, alpha)
                 if joins is not None and trial.smooth:
@@ -92,6 +94,11 @@ class Search:
                         return corrected
             alpha, first = 0.5 * alpha, False
         return None
+
+    @property
+    def blind(self) -> bool:
+        """The decrease of phi that the step promises is less than its round-off."""
+        return abs(self.newton.slope(self.step)) <= 10 * EPS * abs(self.newton.it.phi(self.newton.mu))
 
     def moved(self, step: Step, alpha: float) -> Values:
         at, p = self.newton.it.at, self.newton.it.at.program
@@ -151,6 +158,14 @@ def longest(it: Iterate, step: Step, tau: float) -> float:
 def longest_dual(it: Iterate, steps: tuple[Array, Array, Array], tau: float) -> float:
     """The same of z."""
     return min(_reach(z, dz, tau) for z, dz in zip((it.zl, it.zu, it.zs), steps))
+
+
+def advanced(newton: Newton, step: Step, alpha: float, tau: float, at: Values) -> Iterate:
+    """x, s and lam moved by alpha, z by a length of its own."""
+    it, dz = newton.it, newton.bounds(step)
+    dual = longest_dual(it, dz, tau)
+    z = (one + dual * d for one, d in zip((it.zl, it.zu, it.zs), dz))
+    return Iterate(at, it.lam + alpha * step.dlam, *z).near(newton.mu)
 
 
 def _reach(d: Array, step: Array, tau: float) -> float:

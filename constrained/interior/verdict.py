@@ -27,9 +27,9 @@ def told(it: Iterate, tolerance: float) -> Status:
     """RUNNING where it says nothing yet."""
     if not (it.at.finite and it.at.smooth):
         return Status.NONFINITE
-    if it.residual <= tolerance:
-        return Status.CONVERGED
     far = float(np.abs(it.at.x).max(initial=0.0)) > FAR
+    if it.residual <= tolerance and not far:  # so far out x - grad L is x
+        return Status.CONVERGED
     if it.violation <= 1e-6 and (far or it.at.value < LOW):
         return Status.UNBOUNDED if it.at.value < -math.sqrt(FAR) else Status.DIVERGED
     return Status.RUNNING

@@ -20,7 +20,8 @@ Algorithm (one step)
 
 Safeguards
     lam of least squares after a step with a shift, where that makes grad L ten times smaller. Near a solution where K is
-    singular, the shortest step of the unshifted system. Every verdict is on the unscaled problem.
+    singular, the shortest step of the unshifted system. Where round-off hides the decrease of phi, the whole step if it halves
+    the residual. Every verdict is on the unscaled problem.
 
 Where it stands
     (1) `lowered` in interior/iterate.py, (2) interior/inertia.py, (3) interior/newton.py, (4) interior/filter.py, (5) `_moved`;
@@ -50,7 +51,7 @@ from ..core.problem import Multipliers, Point
 from ..core.solver import Solver
 from ..core.status import Feature, Status
 from ..core.vec import Vec
-from ..interior.filter import Accepted, Limits, Search, dominated, joined, longest, longest_dual
+from ..interior.filter import Accepted, Limits, Search, advanced, dominated, joined, longest
 from ..interior.iterate import EPS, LEAST, Iterate, fallen
 from ..interior.newton import Newton, Step, least_squares, polished
 from ..interior.program import PUSH, Array, Program, Values, inside
@@ -65,6 +66,7 @@ POLISH, POLISHED = 1e-4, 10  # residual from which the unshifted step is tried, 
 PATIENCE = 150  # steps without a tenth less of the residual or the violation
 RESTORATIONS = 50
 UNTOLD = (Status.PRECISION, Status.LINE_SEARCH, Status.STALLED)  # ends that say nothing of the problem
+NEAR = 1e3  # times the tolerance: the residual near a solution
 STUCK = 3  # steps in a row at infeasible points where |C|^2 has no slope, before the restoration
 
 
@@ -128,7 +130,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         it = it.near(s.mu)
         newton = Newton.at(it, s.mu, s.dw)  # (2)
         if newton is None:
-            curved = it.at.curved(it.lam) or s.residual <= 1e3 * self.tolerance  # at a solution a Hessian may be infinite
+            curved = it.at.curved(it.lam) or s.residual <= NEAR * self.tolerance  # at a solution a Hessian may be infinite
             return self._restored(it, s, 0.9) if curved else replace(s, outcome=Status.NONFINITE)
         s = replace(s, dw=newton.factors.dw or s.dw, shifted=newton.factors.dw > 0)
         step = newton.step()  # (3)
@@ -143,10 +145,15 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         length = longest(it, step, tau)
         if step.size(it.at) < 10 * EPS:
             return self._at_rounding(newton, step, length, s)
-        found = Search(newton, step, s.pairs.numpy(), Limits(s.limit)).run(length, tau)  # (4)
-        if found is None:
-            return self._restored(it, s, 0.9)
-        return self._moved(newton, found, s, tau, length)  # (5)
+        search = Search(newton, step, s.pairs.numpy(), Limits(s.limit))
+        found = search.run(length, tau)  # (4)
+        if found is not None:
+            return self._moved(newton, found, s, tau, length)  # (5)
+        if s.residual <= NEAR * self.tolerance or search.blind:
+            there = advanced(newton, step, length, tau, search.moved(step, length))
+            if there.at.finite and there.at.smooth and there.residual <= 0.5 * s.residual:
+                return self._at(s, there)
+        return self._restored(it, s, 0.9)
 
     def revisit(self, oracle: ConstrainedOracle, state: InteriorPointState) -> bool:
         at = self._iterate(self._program(oracle, state), state).at
@@ -284,11 +291,8 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
 
     def _moved(self, newton: Newton, found: Accepted, s: InteriorPointState, tau: float, length: float) -> InteriorPointState:
         """(5), multipliers reset where a shift left them behind."""
-        it, step = newton.it, found.step
-        dz = newton.bounds(step)
-        dual = longest_dual(it, dz, tau)
-        moved = (z + dual * d for z, d in zip((it.zl, it.zu, it.zs), dz))
-        there = Iterate(found.at, it.lam + found.alpha * step.dlam, *moved).near(s.mu)
+        it = newton.it
+        there = advanced(newton, found.step, found.alpha, tau, found.at)
         if newton.factors.dw > 0 or newton.factors.dc > 0 or float(np.abs(there.lam).max(initial=0.0)) > 1e6:
             reset = replace(there, lam=least_squares(there))
             there = reset if reset.dual_norm < (0.1 if newton.factors.dc == 0 else 1.0) * there.dual_norm else there
@@ -316,7 +320,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         """From where |C|^2 was minimised down to a share of theta that the filter accepts; or the verdict where it cannot be."""
         theta, phi = it.at.theta, it.phi(s.mu)
         if it.violation <= self.tolerance and theta <= 10 * self.tolerance:
-            near = s.residual <= 1e3 * self.tolerance
+            near = s.residual <= NEAR * self.tolerance
             return self._again(it, s, Status.PRECISION if near else Status.LINE_SEARCH)
         if s.restored >= RESTORATIONS:
             return self._again(it, s, Status.STALLED)

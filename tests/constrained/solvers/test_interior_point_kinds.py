@@ -52,6 +52,20 @@ def test_an_equality_as_two_inequalities():
     assert result.fun == pytest.approx(8 / 3, abs=1e-7)
 
 
+PRESSURE = (77.6, 114.9, 141.1, 190.8, 239.9, 289.0, 332.8, 378.4, 434.8, 477.3, 536.8, 593.1, 689.1, 760.0)
+VOLUME = (10.07, 14.73, 17.94, 23.93, 29.61, 35.18, 40.02, 44.82, 50.76, 55.05, 61.01, 66.40, 75.47, 81.78)
+
+
+def test_unknowns_of_very_different_size():
+    """Misra1a of NIST's reference data, whose certified parameters are 239 and 5.5e-4."""
+    t, y = torch.tensor([PRESSURE, VOLUME], dtype=F64)
+    result = solved(lambda b: ((y - b[0] * (1 - torch.exp(-b[1] * t))) ** 2).sum(), [500.0, 1e-4], tol=1e-6)
+    assert result.status.ok
+    assert result.steps <= 60
+    np.testing.assert_allclose(result.x, [2.3894212918e2, 5.5015643181e-4], rtol=1e-7)
+    assert result.fun == pytest.approx(1.2455138894e-1, rel=1e-9)
+
+
 def test_units_from_a_millionth_to_a_million():
     """A chain of Rosenbrock's in a ball: the solution is that of units of 1."""
 
@@ -83,3 +97,10 @@ def test_unbounded_below_along_slacks():
     result = solved(lambda x: x[2], [-1.5, 2.0, 0.0], inequality=rows)
     assert result.status is Status.UNBOUNDED
     assert result.steps <= 100
+
+
+def test_where_an_objective_is_known_to_round_off_of_1():
+    """log(1 + q) with q >= 0 small: it is 0 long before its gradient is."""
+    result = solved(lambda x: torch.log(1 + 1e4 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2), [0.0, 5.0], X=Box(0.0, math.inf))
+    assert result.status is Status.CONVERGED
+    assert result.x.tolist() == pytest.approx([1, 1], abs=1e-7)
