@@ -1,12 +1,15 @@
 """Our solvers of constrained problems beside SLSQP, trust-constr, Ipopt, Pounce and Uno, on the same functions in one process.
 
     make constrained-peers
-    python benchmarks/constrained_peers.py --set cutest-eq hs-ineq torch-small sparse dense [--solvers default SLSQP Pounce ...]
-        [--only NAME ...] [--cap 20] [--repeats 1] [--to Ipopt] [--csv FILE] [--profile FILE.svg [--points]]
+    python benchmarks/constrained_peers.py --set cutest-eq hs-ineq fresh torch-small sparse dense
+        [--solvers default SLSQP Pounce ...] [--only NAME ...] [--cap 20] [--repeats 1] [--to Ipopt] [--csv FILE]
+        [--profile FILE.svg [--points]]
 
 cutest-eq     75 problems with equalities alone, n <= 300, m <= n, of sif2jax 0.0.8, by jitted jax functions
 hs-ineq       the 90 problems of Hock and Schittkowski with inequalities or bounds, n <= 20, of sif2jax; f, c, h with gradients,
               Jacobians and Hessians as numpy functions, given to all alike (`Function.numpy` to ours)
+fresh         299 others of sif2jax, n <= 60, m <= 100: unconstrained, bounds, inequalities, mixed. No option was chosen on them,
+              but kinds of failures were looked for there. Some are unbounded or infeasible as sif2jax has them: signs are turned
 torch-small   24 small problems in torch, differentiated by autograd: 19 with equalities, 5 with inequalities
 sparse        2,000 unknowns with sparse derivatives of their own
 dense         300 and 1,000 unknowns, a logistic f, n / 3 nonlinear rows, in torch
@@ -52,10 +55,10 @@ COUNTS = ("f", "g", "H", "f_calls", "g_calls")
 
 
 def models(group: str, only: list[str] | None) -> Iterator[Model | TorchModel]:
-    if group in ("cutest-eq", "hs-ineq"):
+    if group in ("cutest-eq", "hs-ineq", "fresh"):
         from nlp import with_jax
 
-        names = with_jax.CUTEST_EQ if group == "cutest-eq" else with_jax.HS_INEQ
+        names = {"cutest-eq": with_jax.CUTEST_EQ, "hs-ineq": with_jax.HS_INEQ, "fresh": with_jax.FRESH}[group]
         yield from with_jax.models(name for name in names if only is None or name in only)
         return
     from nlp import sparse, with_torch
@@ -159,7 +162,7 @@ def write(rows: list[Row], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # pyright: ignore[reportOptionalMemberAccess]
-    groups = ("cutest-eq", "hs-ineq", "torch-small", "sparse", "dense")
+    groups = ("cutest-eq", "hs-ineq", "fresh", "torch-small", "sparse", "dense")
     parser.add_argument("--set", nargs="+", choices=groups, default=list(groups[:2]))
     parser.add_argument("--solvers", "--solver-class", nargs="+", help="default, or classes of constrained")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these problems")

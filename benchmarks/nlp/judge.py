@@ -35,7 +35,8 @@ class At:
 
 
 def residual(at: At) -> float:
-    if not (np.isfinite(at.f) and all(np.isfinite(part).all() for part in (at.x, at.g, at.c, at.h))):
+    parts = (at.x, at.g, at.c, at.h, *(A if isinstance(A, np.ndarray) else A.data for A in (at.J, at.Jh)))
+    if not (np.isfinite(at.f) and all(np.isfinite(part).all() for part in parts)):
         return math.inf
     finite_low, finite_high = np.isfinite(at.low), np.isfinite(at.high)
     if not (len(at.h) or finite_low.any() or finite_high.any()):
