@@ -21,6 +21,7 @@ LARGE = 1e3  # |lam|
 GROWS, STEPS = 1.2, 5  # |lam| in one step, so often in a row: without end
 NEAR, DEPENDENT = 1e-3, 1e-2  # distance to a constraint that counts as active; of the length of gradients
 FEASIBLE = 1e-4
+LENGTH, LEFT = 1e4, 0.1  # of multipliers of gradients of length 1 that are no multipliers; of |g|, what others leave of it
 
 
 def told(it: Iterate, tolerance: float) -> Status:
@@ -53,12 +54,10 @@ def bends_down(it: Iterate) -> bool:
 
 def dependent(it: Iterate) -> bool:
     """At a feasible point the gradients of the active constraints are, nearly. Dense J."""
-    p, at = it.at.program, it.at
+    p = it.at.program
     if p.sparse or it.violation > FEASIBLE:
         return False
-    active = np.concatenate([np.ones(p.equalities, bool), at.s <= NEAR])
-    one = np.eye(p.n)
-    A = np.concatenate([at.J[active], one[it.dl <= NEAR], one[it.du <= NEAR]])
+    A = _active(it)
     sizes = np.linalg.norm(A, axis=1)
     if not len(A) or not np.isfinite(A).all():
         return False
@@ -66,6 +65,30 @@ def dependent(it: Iterate) -> bool:
         return True
     values = np.linalg.svd(A / np.maximum(sizes, np.finfo(float).tiny)[:, None], compute_uv=False)
     return float(values.min()) <= DEPENDENT
+
+
+def lacking(it: Iterate) -> bool:
+    """min |g + A'z|^2 + |z|^2 / LENGTH^2 over z, those of inequalities and bounds >= 0, leaves much of g: A, active gradients."""
+    p, g = it.at.program, it.at.g
+    if p.sparse or it.violation > FEASIBLE:
+        return False
+    from scipy.optimize import nnls
+
+    A = _active(it)
+    sizes = np.linalg.norm(A, axis=1)
+    if not (len(A) and np.isfinite(A).all() and sizes.all()):
+        return False
+    A = A / sizes[:, None]
+    A = np.concatenate([A, -A[: p.equalities]]).T  # of equalities with either sign
+    z = nnls(np.concatenate([A, np.eye(A.shape[1]) / LENGTH]), np.concatenate([-g, np.zeros(A.shape[1])]))[0]
+    return float(np.linalg.norm(A @ z + g)) > LEFT * float(np.linalg.norm(g))
+
+
+def _active(it: Iterate) -> Array:
+    """Gradients of what is nearly met, outward."""
+    at, one = it.at, np.eye(it.at.program.n)
+    rows = np.concatenate([np.ones(at.program.equalities, bool), at.s <= NEAR])
+    return np.concatenate([at.J[rows], -one[it.dl <= NEAR], one[it.du <= NEAR]])
 
 
 def largest(lam: Array) -> float:
