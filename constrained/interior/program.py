@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..core.derivatives.tape import Tape
+from ..core.problem import Multipliers
 from ..core.vec import Vec
 from ..oracle import ConstrainedOracle
 
@@ -103,6 +104,11 @@ class Program:
             if np.array_equal(moved, x) or self.at(moved, np.zeros(self.inequalities)).finite:
                 return moved
         return inside(x, self.low, self.high)
+
+    def scaled_multipliers(self, given: Multipliers) -> Array:
+        """Those of the scaled rows, (c, h)."""
+        parts = [part.double().cpu().numpy() for part in (given.equality, given.inequality) if part is not None]
+        return self.sigma * np.concatenate([np.zeros(0), *parts]) / self.rows
 
     def at(self, x: Array, s: Array, vec: Vec | None = None) -> Values:
         """f and C; one call of each function. vec: x as the oracle has seen it."""

@@ -206,9 +206,11 @@ class SideBySide:
 
     def by_interior_point(self, i: int, program: Program, lane: State, status: Status) -> Result:
         problem, start = self.lanes.problems[i], self.vec(self.batch.x0[i])
-        if status is AFRESH:
-            return solve(problem, self.solver, start=self.lanes.point(i), max_steps=self.max_steps, max_seconds=self.left)
-        return goes_on(problem, self.solver, program, lane, start, self.max_steps, self.max_seconds, self.seconds)
+        if status is not AFRESH:
+            found = goes_on(problem, self.solver, program, lane, start, self.max_steps, self.max_seconds, self.seconds)
+            if found.success or found.status.budget or max(problem.residuals(Point(start.tree())).values()) > self.tol:
+                return found  # else the start was a solution already
+        return solve(problem, self.solver, start=self.lanes.point(i), max_steps=self.max_steps, max_seconds=self.left)
 
     # -- results ------------------------------------------------------------------------------------------------------------
     def vec(self, x: Tensor) -> Vec:

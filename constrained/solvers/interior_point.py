@@ -45,6 +45,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from .. import kkt
 from ..core.errors import Unsuitable
 from ..core.options import Positive, Steps
 from ..core.problem import Multipliers, Point
@@ -118,7 +119,9 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         program = rough.scaled(rough.at(x, np.zeros(rough.inequalities), moved))
         at = program.at(x, np.zeros(program.inequalities), moved)
         first = self._first(at, start.x)
-        return first if start.multipliers is None else self._warm(program, first, rough.flat(start.x), start.multipliers)
+        if start.multipliers is not None:
+            return self._warm(program, first, rough.flat(start.x), start.multipliers)
+        return first if moved is not None and not program.inequalities else self._solved(program, first)
 
     def step(self, oracle: ConstrainedOracle, state: InteriorPointState) -> InteriorPointState:
         program = self._program(oracle, state)
@@ -176,6 +179,9 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         )
 
     def sharpened(self, oracle: ConstrainedOracle, state: InteriorPointState) -> InteriorPointState:
+        if state.k == 0:  # the start itself may lie on bounds
+            program = self._program(oracle, state)
+            state = self._first(program.at(program.inside(program.flat(state.start)), state.s.numpy()), state.start)
         return replace(state, outcome=Status.RUNNING, waited=0)
 
     def monitor(self, state: InteriorPointState) -> dict[str, float]:
@@ -202,11 +208,22 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
 
     def _warm(self, program: Program, first: InteriorPointState, x: Array, given: Multipliers) -> InteriorPointState:
         """From multipliers too, where there is one a row."""
-        parts = [part.double().cpu().numpy() for part in (given.equality, given.inequality) if part is not None]
-        if sum(map(len, parts)) != program.m:
+        if sum(len(part) for part in (given.equality, given.inequality) if part is not None) != program.m:
             return first
-        it, mu = warm(program, x, program.sigma * np.concatenate([np.zeros(0), *parts]) / program.rows, self.mu)
+        it, mu = warm(program, x, program.scaled_multipliers(given), self.mu)
         return self._at(replace(first, mu=mu, limit=it.at.theta), it) if it.at.finite and it.at.smooth else first
+
+    def _solved(self, program: Program, first: InteriorPointState) -> InteriorPointState:
+        """The start itself where it is a solution: from inside the bounds nothing as good may be found again."""
+        at, none = program.at(program.flat(first.start), first.s.numpy(), first.start), np.zeros(program.n)
+        it = Iterate(at, np.zeros(program.m), none, none, np.zeros(program.inequalities))
+        if program.sparse or not it.violation <= self.tolerance:
+            return first
+        it = replace(it, lam=program.scaled_multipliers(kkt.multipliers(program.oracle, first.start)))
+        if not it.residual <= self.tolerance:
+            return first
+        saddle = bends_down(replace(it, at=at.slid(np.maximum(-at.raw[program.equalities :], 0.0))))
+        return replace(first, x=at.vec, lam=stored(it.lam), residual=it.residual, saddle=saddle, outcome=Status.CONVERGED)
 
     def _first(self, at: Values, start: Vec) -> InteriorPointState:
         """The first state of an attempt."""

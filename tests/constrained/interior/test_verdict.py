@@ -31,7 +31,8 @@ MINIMUM = {
     "held by a row": problem(lambda x: x[0] ** 2 - x[1] ** 2, (0.5, 0.0), c=lambda x: x[1]),
     "flat": problem(lambda x: x[0], (0.5, 0.5), X=Box(0, 1)),
     "of fourth order": problem(lambda x: (x**4).sum(), (0.0,)),
-    "in a corner": problem(lambda x: x[0] * x[1], (0.3, 0.2), X=FIRST_QUADRANT),
+    "in a corner": problem(lambda x: x[0] * x[1], (0.0, 0.0), X=FIRST_QUADRANT),
+    "to a corner": problem(lambda x: x[0] * x[1], (0.3, 0.2), X=FIRST_QUADRANT),
 }
 
 

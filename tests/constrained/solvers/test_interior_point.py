@@ -248,6 +248,16 @@ def test_steps_do_not_depend_on_units():
     torch.testing.assert_close(found[0].x, found[1].x, rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("power", [2, 4])
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_start_that_is_a_solution_is_the_answer(power, rows):
+    """On bounds or rows that hold without a multiplier, where f = 0 is not met again from inside."""
+    more = {"inequality": lambda x: -x.sum()} if rows else {"X": Box(0.0, math.inf)}
+    result = solve(ConstrainedProblem(objective=lambda x: (x**power).sum(), x=torch.zeros(2, dtype=F64), **more), InteriorPoint())
+    assert (result.status, result.steps) == (Status.CONVERGED, 0)
+    assert not result.x.any()
+
+
 def test_a_hessian_that_is_nan_is_told():
     own = Function(lambda x: (x**2).sum(), gradient=lambda x: 2 * x, hessian=lambda x: torch.full((2, 2), math.nan, dtype=F64))
     result = solve(ConstrainedProblem(objective=own, x=torch.ones(2, dtype=F64)), InteriorPoint())
