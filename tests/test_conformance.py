@@ -7,14 +7,19 @@ import pytest
 from cases import CASES
 from conformance import (
     CHECKS,
+    a_stop_is_honoured,
     an_ignored_argument_has_gradient_zero,
     calls_are_counted,
+    dtype_and_device_are_kept,
     iterates_stay_in_the_sets,
     nan_ends_a_run,
     problem_and_start_are_untouched,
     resume_is_exact,
+    same_seed_same_bits,
+    states_are_plain,
     structure_does_not_matter,
     the_answer_is_right,
+    unsuitable_problems_are_refused,
     works_under_no_grad,
 )
 from conftest import FAMILIES, QUICK
@@ -22,14 +27,17 @@ from conftest import FAMILIES, QUICK
 # What hardly depends on the problem: by default on one or two cases of each solver, on the others with `slow`.
 OF_THE_SOLVER = (
     *(nan_ends_a_run, an_ignored_argument_has_gradient_zero, structure_does_not_matter, iterates_stay_in_the_sets),
-    *(problem_and_start_are_untouched, works_under_no_grad, calls_are_counted),
+    *(problem_and_start_are_untouched, works_under_no_grad, calls_are_counted, states_are_plain, unsuitable_problems_are_refused),
+    *(dtype_and_device_are_kept, a_stop_is_honoured),
 )
+OF_BATCHES = (resume_is_exact, same_seed_same_bits)  # and of modules, besides
 FIRST = {type(case.solver): case.name for case in reversed(CASES) if not case.slow}  # a case of each solver
 
 
 def marks(case, check):
     missing = bool(case.needs) and find_spec(case.needs) is None
-    again = check in OF_THE_SOLVER or (check is resume_is_exact and "module" not in case.name)
+    again = check in OF_THE_SOLVER or (check in OF_BATCHES and "module" not in case.name)
+    again = again or (check is the_answer_is_right and case.name.endswith(("-noisy", "-clipped")))
     again = again and case.name not in (*FAMILIES, *FIRST.values())
     return [pytest.mark.slow] * (case.slow or again) + [pytest.mark.skip(f"{case.needs} is not installed")] * missing
 

@@ -204,10 +204,10 @@ def write() -> None:
 
 # -- the tests --------------------------------------------------------------------------------------------------------------
 def pairs():
-    """Of the loops each case has one in three by default, in turn; the others are slow tests."""
+    """By default each case has one in three of the loops, in turn, and every second of FREE beside `default`; the rest is slow."""
     found = []
     for i, case in enumerate(CASES):
-        others = {name for j, name in enumerate(LOOP) if (i + j) % 3}
+        others = {name for j, name in enumerate(LOOP) if (i + j) % 3} | {name for j, name in enumerate(FREE) if j and (i + j) % 2}
         for name in SOLVERS:
             marks = [pytest.mark.slow] if name in SLOW.get(case.name, ()) or name in others else []
             if (case.name, name) in DEFECTS:

@@ -48,8 +48,13 @@ def gradient_step(one, values):
 
 
 # -- right values -----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", PROBLEMS)
+def pairs():
+    """Every problem with every second method, in turn; the others are slow."""
+    turns = [(name, method, (i + j) % 2) for i, name in enumerate(PROBLEMS) for j, method in enumerate(METHODS)]
+    return [pytest.param(name, method, marks=[pytest.mark.slow] * odd) for name, method, odd in turns]
+
+
+@pytest.mark.parametrize(("name", "method"), pairs())
 def test_finite_differences_of_the_hyperobjective(name, method):
     """On the whole space and on sets that bind, some with curvature."""
     one = PROBLEMS[name]

@@ -50,6 +50,7 @@ def test_ridge_with_one_penalty():
     assert next(n for value, n in steps if value - 5.36254772576 <= 1e-11) <= 10  # as many digits as are published
 
 
+@pytest.mark.slow
 def test_ridge_with_fifty_penalties():
     """The value of a local optimum, in no more than 1.5 times the 543 evaluations of L-BFGS-B on exact hypergradients.
 

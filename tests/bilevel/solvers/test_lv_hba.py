@@ -86,7 +86,8 @@ def test_the_merely_convex_problem(n):
     assert result.notes == ()
 
 
-@pytest.mark.parametrize("n", [50, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [50, 100])
 def test_the_strongly_convex_problem(n):
     instance = llsc(n=n)
     ends, result = at_stage_ends(instance, LVHBA())

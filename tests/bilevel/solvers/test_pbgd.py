@@ -26,7 +26,7 @@ ACCEPTANCE = {
     "V, cond 10, default": (VPBGD, {}, None, 1e-6, 15_000),
     "G, cond 10, default": (GPBGD, {}, None, 1e-6, 8_000),
 }
-AGAIN = ("V, cond 10", "G, cond 10")  # by tolerances between two that are asked for too
+AGAIN = ("V, cond 10", "G, cond 10", "V, rank 12")  # by tolerances or ranks between two that are asked for too
 
 
 def vector(*entries: float) -> torch.Tensor:

@@ -36,7 +36,7 @@ def accept(name: str, seed: int, factor: int) -> None:
     assert all(value <= tol for value in result.certify().values()), result.certify()
 
 
-@pytest.mark.parametrize("name", ACCEPTANCE)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "cond 1000")) for n in ACCEPTANCE])
 def test_quadratics_of_seed_0(name):
     accept(name, 0, 1)
 

@@ -114,6 +114,7 @@ def test_a_linear_objective():
     torch.testing.assert_close(result.x, torch.tensor([0.0, 1.0, 0.0], dtype=F64), rtol=0, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_more_steps_are_more_accurate():
     truth = solve(regression(low=0.0).full_batch(), AugmentedLagrangian(), tol=1e-8).x
     errors = [float((solve(regression(low=0.0), max_steps=n).x - truth).norm()) for n in (500, 4000)]

@@ -21,6 +21,7 @@ def test_the_authors_iteration_is_theirs():
     assert found.x.min() == pytest.approx(0.15, abs=0.005)
 
 
+@pytest.mark.slow
 def test_which_settings_converge():
     ends = {name: published(one, 20_000) for name, one in SETTINGS.items()}
     for name in ("second script, r = 1", "third script, r = 1", "shorter eta, r = 1000"):

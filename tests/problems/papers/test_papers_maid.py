@@ -46,6 +46,7 @@ def test_maid_from_other_first_accuracies_and_steps(instance, name):
         assert found.eps[0] == eps
 
 
+@pytest.mark.slow
 def test_the_page_is_written(tmp_path):
     page = maid(seeds=1, budget=150, size=8)
     assert [one.name for one in page.findings] == ["quadratic", "marks", "robustness", "denoising", "accuracy"]
