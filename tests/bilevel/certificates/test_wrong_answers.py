@@ -204,7 +204,7 @@ def write() -> None:
 
 # -- the tests --------------------------------------------------------------------------------------------------------------
 def pairs():
-    """By default each case has one in three of the loops, in turn, and every second of FREE beside `default`; the rest is slow."""
+    """By default each case has one loop in three, in turn, and every second of FREE beside `default`; the rest is slow."""
     found = []
     for i, case in enumerate(CASES):
         others = {name for j, name in enumerate(LOOP) if (i + j) % 3} | {name for j, name in enumerate(FREE) if j and (i + j) % 2}
