@@ -154,9 +154,11 @@ def _sides(bounds: Any, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise ProblemError(
             f"bounds: expected Bounds or {n} pairs (low, high), one an entry of x0, got {shown(bounds)}.{fit}"
         ) from None
-    if not (low <= high).all():
-        i = int(np.argmin(low <= high))
-        raise ProblemError(f"bounds: expected low <= high in every entry, got {low[i]:g} and {high[i]:g} in entry {i}. {CROSSED}")
+    holds = (low <= high) & (low < np.inf) & (high > -np.inf)  # a number
+    if not holds.all():
+        i = int(np.argmin(holds))
+        got = f"{low[i]:g} and {high[i]:g} in entry {i}"
+        raise ProblemError(f"bounds: expected a Box, low <= high with a number between in every entry, got {got}. {CROSSED}")
     return low, high, keep
 
 
