@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import typing
+from importlib.util import find_spec
 from typing import Any
 
 from hypothesis import strategies as st
@@ -17,8 +18,12 @@ from bilevel.extend import Options as Base
 from constrained.core import options
 from constrained.newton.accuracy import Accuracy
 
+PACKAGES = {"Ipopt": "cyipopt", "Pounce": "pounce", "Uno": "unopy"}  # of other people, not installed everywhere
 SOLVERS: dict[str, type[Solver]] = {
-    name: getattr(package, name) for package in (constrained, bilevel) for name in package.solvers.__all__
+    name: getattr(package, name)
+    for package in (constrained, bilevel)
+    for name in package.solvers.__all__
+    if name not in PACKAGES or find_spec(PACKAGES[name])
 }
 KINDS: dict[Any, tuple[type, ...]] = {
     Schedule: (constrained.Power, constrained.Cosine),
