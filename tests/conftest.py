@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 FAMILIES = (
     *("penalty-clipped", "implicit-clipped", "lv-hba-toy", "vpbgd-clipped", "gpbgd-dict-module", "maid-quadratic", "sgd-clipped"),
     *("single-clipped", "f2sa-clipped", "bo-rep-box", "stocbio-exact", "soba-box", "scalebio-exact"),
-    *("newton-dict", "newton-sketch", "multipliers-box", "multipliers-sgd", "slsqp-box", "trust-constr"),
+    *("newton-dict", "newton-sketch", "interior-box", "multipliers-box", "multipliers-sgd", "slsqp-box", "trust-constr"),
 )
 # File of tests -> which of its tests, by a pattern.
 QUICK = {

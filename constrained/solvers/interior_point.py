@@ -114,6 +114,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         if not (oracle.X.whole or oracle.X.entrywise):
             raise Unsuitable(f"InteriorPoint: of sets it takes a Box, got {type(oracle.X).__name__}")
         rough = Program.of(oracle, start.x)
+        known = self._solution(rough, start.x) if start.multipliers is None else None
         x = rough.inside(rough.flat(start.x))
         moved = start.x if np.array_equal(x, rough.flat(start.x)) else None
         program = rough.scaled(rough.at(x, np.zeros(rough.inequalities), moved))
@@ -121,7 +122,10 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         first = self._first(at, start.x)
         if start.multipliers is not None:
             return self._warm(program, first, rough.flat(start.x), start.multipliers)
-        return first if moved is not None and not program.inequalities else self._solved(program, first)
+        if known is None:
+            return first
+        lam = stored(program.sigma * known.lam / program.rows)
+        return replace(first, x=start.x, lam=lam, residual=known.residual, saddle=bends_down(known), outcome=Status.CONVERGED)
 
     def step(self, oracle: ConstrainedOracle, state: InteriorPointState) -> InteriorPointState:
         program = self._program(oracle, state)
@@ -213,17 +217,15 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         it, mu = warm(program, x, program.scaled_multipliers(given), self.mu)
         return self._at(replace(first, mu=mu, limit=it.at.theta), it) if it.at.finite and it.at.smooth else first
 
-    def _solved(self, program: Program, first: InteriorPointState) -> InteriorPointState:
-        """The start itself where it is a solution: from inside the bounds nothing as good may be found again."""
-        at, none = program.at(program.flat(first.start), first.s.numpy(), first.start), np.zeros(program.n)
-        it = Iterate(at, np.zeros(program.m), none, none, np.zeros(program.inequalities))
-        if program.sparse or not it.violation <= self.tolerance:
-            return first
-        it = replace(it, lam=program.scaled_multipliers(kkt.multipliers(program.oracle, first.start)))
-        if not it.residual <= self.tolerance:
-            return first
-        saddle = bends_down(replace(it, at=at.slid(np.maximum(-at.raw[program.equalities :], 0.0))))
-        return replace(first, x=at.vec, lam=stored(it.lam), residual=it.residual, saddle=saddle, outcome=Status.CONVERGED)
+    def _solution(self, rough: Program, start: Vec) -> Iterate | None:
+        """The start itself where it is one: from inside the bounds nothing as good may be found again."""
+        e, none = rough.equalities, np.zeros(rough.n)
+        at = rough.at(rough.flat(start), np.zeros(rough.inequalities), start)
+        it = Iterate(at.slid(np.maximum(-at.raw[e:], 0.0)), np.zeros(rough.m), none, none, np.zeros(rough.inequalities))
+        if rough.sparse or not rough.bounded or not it.violation <= self.tolerance:
+            return None
+        it = replace(it, lam=rough.scaled_multipliers(kkt.multipliers(rough.oracle, start)))
+        return it if it.residual <= self.tolerance else None
 
     def _first(self, at: Values, start: Vec) -> InteriorPointState:
         """The first state of an attempt."""
