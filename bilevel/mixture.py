@@ -52,6 +52,8 @@ class Mixture:
         if not isinstance(losses, Tensor) or losses.shape != p.shape or losses.device.type == "meta":
             got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
             raise ProblemError(f"Mixture: losses: expected {len(p)} losses, one a weight, as a 1-D tensor, got {got}")
+        if not losses.is_floating_point():
+            raise ProblemError(f"Mixture: losses: expected floating-point numbers, got {losses.dtype}")
         return p.to(losses.dtype) @ losses
 
     def sampling_plan(self, x: Any, n: int, *, temperature: float = 1.0, floor: float = 0.0) -> list[int]:

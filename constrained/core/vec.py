@@ -100,7 +100,7 @@ class Vec:
 
     def lerp(self, other: Vec, weight: float) -> Vec:
         """(1 - weight) self + weight other."""
-        return self.like(torch._foreach_lerp(self.leaves, other.leaves, weight))
+        return self.like(torch._foreach_lerp(self.leaves, other.leaves, self._held(weight)))
 
     def times(self, other: Vec) -> Vec:
         """Entry by entry."""
@@ -119,7 +119,7 @@ class Vec:
 
     def lerp_(self, other: Vec, weight: float) -> Vec:
         """self <- (1 - weight) self + weight other."""
-        torch._foreach_lerp_(self.leaves, other.leaves, weight)
+        torch._foreach_lerp_(self.leaves, other.leaves, self._held(weight))
         return self
 
     def take(self, other: Vec) -> Vec:

@@ -307,6 +307,14 @@ def test_losses_that_change_their_number_are_told():
         solve(what, ScaleBiO(), max_steps=20)
 
 
+def test_losses_that_are_no_numbers_are_told():
+    what = BilevelProblem(
+        upper=lambda x, y: y.sum(), lower=Mixture(lambda y: torch.stack([y.sum() > 0] * 2)), x=torch.zeros(2), y=torch.zeros(2)
+    )
+    with pytest.raises(ProblemError, match=r"losses: expected floating-point numbers, got torch\.bool"):
+        solve(what, ScaleBiO(), max_steps=2)
+
+
 def test_softmax_of_what_is_no_vector():
     for bad, got in (({"a": torch.zeros(2)}, "dict"), (torch.zeros(2, 2), "shape")):
         with pytest.raises(ProblemError, match=f"softmax: x: expected logits as a 1-D tensor, got {got}"):

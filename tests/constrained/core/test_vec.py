@@ -70,6 +70,9 @@ def test_numbers_beyond_float32_are_infinite_there(scale):
     products = one * scale, one.add(one, scale), one.clone().add_(one, scale), one.clone().addcmul_(one, one, scale)
     for found in (*products, one / (1 / scale)):
         assert torch.equal(found.tree(), infinite)
+    zero = one * 0.0
+    for found in (zero.lerp(one, scale), zero.clone().lerp_(one, scale)):
+        assert not found.tree().isfinite().any()
     large = Vec.of(torch.ones(2, dtype=torch.float64)) * scale
     assert torch.equal(large.tree(), torch.full((2,), scale, dtype=torch.float64))
 
