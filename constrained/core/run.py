@@ -91,10 +91,10 @@ def solve(
     ('CONVERGED', 1.5)
     """
     run = _prepare(problem, solver, start, resume, seed, tol, max_steps, max_seconds, check_every, callbacks, progress)
-    return completed(run, check_every, None if resume is None else Path(resume))
+    return ended(run, check_every, None if resume is None else Path(resume))
 
 
-def completed(run: Run, check_every: int = 1, resume: Path | None = None) -> Result:
+def ended(run: Run, check_every: int = 1, resume: Path | None = None) -> Result:
     """The end of a run. One that has a state already goes on from there."""
     status, problem = Status.RUNNING, run.problem
     try:

@@ -7,7 +7,7 @@ import re
 
 RENAMED = {"Estimated": "EstimatedAccuracy", "Paper": "PaperAccuracy"}  # classes of options
 DROPPED = r"(\bAutoLinear\([^()]*), measure=(?:True|False)"  # options that are no more
-DEFAULT = "LBFGS(memory=20, first=1.0)"  # of AugmentedLagrangian.inner
+LBFGS_BY_DEFAULT = "LBFGS(memory=20, first=1.0)"  # AugmentedLagrangian.inner
 
 
 def upgraded(header: str) -> str:
@@ -16,7 +16,7 @@ def upgraded(header: str) -> str:
     solver = found.get("run", {}).get("solver", {})
     if "Adam" in solver.get("Penalty", {}).get("outer", ""):
         found["run"]["solver"] = {"PenaltyDescent": solver["Penalty"]}
-    if solver.get("AugmentedLagrangian", {}).get("inner") == DEFAULT:
+    if solver.get("AugmentedLagrangian", {}).get("inner") == LBFGS_BY_DEFAULT:
         solver["AugmentedLagrangian"]["inner"] = "None"  # which is the same method
     return json.dumps(found)
 

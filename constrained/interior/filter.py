@@ -152,12 +152,12 @@ class Search:
 
 def longest(it: Iterate, step: Step, tau: float) -> float:
     """The length up to 1 that keeps 1 - tau of every distance to a bound."""
-    return min(_reach(it.dl, step.dx, tau), _reach(it.du, -step.dx, tau), _reach(it.at.s, step.ds, tau))
+    return min(reach(it.dl, step.dx, tau), reach(it.du, -step.dx, tau), reach(it.at.s, step.ds, tau))
 
 
 def longest_dual(it: Iterate, steps: tuple[Array, Array, Array], tau: float) -> float:
     """The same of z."""
-    return min(_reach(z, dz, tau) for z, dz in zip((it.zl, it.zu, it.zs), steps))
+    return min(reach(z, dz, tau) for z, dz in zip((it.zl, it.zu, it.zs), steps))
 
 
 def advanced(newton: Newton, step: Step, alpha: float, tau: float, at: Values) -> Iterate:
@@ -168,6 +168,7 @@ def advanced(newton: Newton, step: Step, alpha: float, tau: float, at: Values) -
     return Iterate(at, it.lam + alpha * step.dlam, *z).near(newton.mu)
 
 
-def _reach(d: Array, step: Array, tau: float) -> float:
+def reach(d: Array, step: Array, tau: float) -> float:
+    """The length up to 1 that keeps 1 - tau of every entry of d."""
     falls = (step < 0) & (d > 0) & np.isfinite(d)
     return min(1.0, float((-tau * d[falls] / step[falls]).min())) if falls.any() else 1.0

@@ -62,11 +62,11 @@ class Matrices:
 def factored(matrices: Matrices, last: float, mu: float) -> Factors | None:
     """With the smallest shift tried that gives the inertia (n, m, 0). last: the shift of before. None: there is none."""
     n, m = len(matrices.D), matrices.J.shape[0]
-    if not np.isfinite([_largest(A) for A in (matrices.H, matrices.J, matrices.D)]).all():
+    if not np.isfinite([largest(A) for A in (matrices.H, matrices.J, matrices.D)]).all():
         return None
     dw = dc = 0.0
     while True:
-        found, dependent = _factor(matrices, dw, dc, PIVOT), True
+        found, dependent = factor(matrices, dw, dc, PIVOT), True
         if found is not None:
             solve, positive, zero = found
             refined = _refined(matrices, solve, dw, dc)
@@ -84,7 +84,8 @@ def factored(matrices: Matrices, last: float, mu: float) -> Factors | None:
             return None
 
 
-def _largest(A: Any) -> float:
+def largest(A: Any) -> float:
+    """Its largest entry in size, 0 where it has none; of a vector or a matrix."""
     entries = A.data if hasattr(A, "tocsr") else A
     return float(np.abs(entries).max(initial=0.0))
 
@@ -118,7 +119,7 @@ def _solves(matrices: Matrices, solve: Callable[[Array], Array], dw: float, dc: 
     return float(np.linalg.norm(left)) <= SOLVED * float(np.linalg.norm(b))
 
 
-def _factor(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Callable[[Array], Array], int, int] | None:
+def factor(matrices: Matrices, dw: float, dc: float, floor: float) -> tuple[Callable[[Array], Array], int, int] | None:
     """A solver, the number of positive pivots and of those that are zero; None: no factors, or no inertia to be had."""
     return (_sparse if matrices.sparse else _dense)(matrices, dw, dc, floor)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from .filter import reach
 from .inertia import Matrices, factored
 from .program import Array, inside
 
@@ -118,12 +119,6 @@ def _barrier(q: Quadratic) -> tuple[Array | None, Array]:
             return None, zl
         step[free] = found
         dzl, dzu = mu / dl - zl - zl / dl * step, mu / du - zu + zu / du * step
-        length, dual = min(_reach(dl, step), _reach(du, -step)), min(_reach(zl, dzl), _reach(zu, dzu))
+        length, dual = min(reach(dl, step, TAU), reach(du, -step, TAU)), min(reach(zl, dzl, TAU), reach(zu, dzu, TAU))
         d, dl, du, zl, zu = d + length * step, dl + length * step, du - length * step, zl + dual * dzl, zu + dual * dzu
     return np.clip(d, q.low, q.high), zl - zu
-
-
-def _reach(distance: Array, step: Array) -> float:
-    """The length up to 1 that keeps 1 - TAU of every distance."""
-    falls = (step < 0) & np.isfinite(distance) & (distance > 0)
-    return min(1.0, float((-TAU * distance[falls] / step[falls]).min())) if falls.any() else 1.0

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .filter import longest
-from .inertia import Matrices, _factor
+from .inertia import Matrices, factor
 from .iterate import Iterate
 from .newton import Step
 from .program import Array, Values
@@ -101,7 +101,7 @@ def _step(it: Iterate, b: float, lam: float, second_order: bool) -> tuple[Step, 
     matrices = Matrices(zero, S, at.J, slack, p.sparse)
     tried = [replace(matrices, H=at.hessian(at.C, objective=0.0)), matrices] if second_order else [matrices]
     for one in tried:
-        found = _factor(one, lam, 1.0, 0.0)
+        found = factor(one, lam, 1.0, 0.0)
         if found is None or found[1] != len(at.x):
             continue
         return _solved(it, b, lam, one, found[0])

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from ..core.status import Status
-from .inertia import REGULAR, Matrices, _factor, _largest
+from .inertia import REGULAR, Matrices, factor, largest
 from .iterate import Iterate
 from .program import Array
 
@@ -28,7 +28,7 @@ def told(it: Iterate, tolerance: float) -> Status:
     """RUNNING where it says nothing yet."""
     if not (it.at.finite and it.at.smooth):
         return Status.NONFINITE
-    far = float(np.abs(it.at.x).max(initial=0.0)) > FAR
+    far = largest(it.at.x) > FAR
     if it.residual <= tolerance and not far:  # so far out x - grad L is x
         return Status.CONVERGED
     if it.violation <= 1e-6 and (far or it.at.value < LOW):
@@ -42,13 +42,13 @@ def bends_down(it: Iterate) -> bool:
     Bounds and inequalities hold where they are met, with a multiplier or without.
     """
     at, H = it.at, it.at.hessian(it.lam)
-    size = _largest(H)
+    size = largest(H)
     if size == 0 or not math.isfinite(size):
         return False
     against, held = at.g + at.J.T @ it.lam, HELD * max(1.0, size)
     met = (it.dl <= np.maximum(against, MET)) | (it.du <= np.maximum(-against, MET))
     rows = at.s <= np.maximum(it.lam[at.program.equalities :], MET)
-    found = _factor(Matrices(H, held * met, at.J, held * rows, at.program.sparse), BENT * size, REGULAR, 0.0)
+    found = factor(Matrices(H, held * met, at.J, held * rows, at.program.sparse), BENT * size, REGULAR, 0.0)
     return found is not None and found[1] < at.program.n
 
 
@@ -89,8 +89,3 @@ def _active(it: Iterate) -> Array:
     at, one = it.at, np.eye(it.at.program.n)
     rows = np.concatenate([np.ones(at.program.equalities, bool), at.s <= NEAR])
     return np.concatenate([at.J[rows], -one[it.dl <= NEAR], one[it.du <= NEAR]])
-
-
-def largest(lam: Array) -> float:
-    """|lam|."""
-    return float(np.abs(lam).max(initial=0.0))

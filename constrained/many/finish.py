@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.problem import Point
 from ..core.result import Result
-from ..core.run import completed
+from ..core.run import ended
 from ..core.running import Run
 from ..core.status import Status
 from ..core.vec import Vec
@@ -36,7 +36,7 @@ def goes_on(
     run.k, run.seconds = int(lane.steps), seconds
     with torch.no_grad():
         run.state = state_of(program, lane, run.oracle.variables["x"], start)
-    return completed(run)
+    return ended(run)
 
 
 def state_of(program: Program, lane: State, like: Vec, start: Vec) -> InteriorPointState:

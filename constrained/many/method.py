@@ -8,12 +8,11 @@ One step of the lanes
 
 What is rare is not done here. A lane that meets it (a violation that does not fall, round-off, no progress) is LEFT to
 InteriorPoint, which goes on from where it stands. One that meets derivatives that are not finite, or ends where there may be no
-minimum or no multipliers, is begun AFRESH by it.
+minimum, no multipliers or no bound below, is begun AFRESH by it.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -152,20 +151,17 @@ class Method:
             stuck=torch.where(infeasible, s.stuck + 1, 0),
         )
         converged = smooth & (residual <= s.tol)
-        ends = smooth & ~converged & (violation <= 1e-6)
-        ends &= (it.f < LOW * it.program.sigma) | (largest(it.x.abs()) > FAR)
-        unbounded = ends & (it.f < -math.sqrt(FAR) * it.program.sigma)
-        over = smooth & ~converged & ~ends
+        far = largest(it.x.abs()) > FAR
+        told = smooth & (violation <= 1e-6) & (far | (it.f < LOW * it.program.sigma))
+        over = smooth & ~converged & ~told
         late = over & (s.steps >= s.most)
         left = over & ~late & ((s.waited > PATIENCE) | (residual >= s.before))
         restore = over & ~late & ~left & ((s.short >= SHORT_STEPS) | (s.stuck >= STUCK))
-        told = converged & (largest(s.lam.abs()) >= LARGE)  # no multipliers, perhaps; or no minimum: InteriorPoint tells
+        told |= converged & (largest(s.lam.abs()) >= LARGE)  # no bound, no multipliers or no minimum, perhaps
         if bool(converged.any()):
             told |= converged & bends_down(it, H)
         verdicts = [
             (Status.CONVERGED, converged & ~told),
-            (Status.UNBOUNDED, unbounded),
-            (Status.DIVERGED, ends & ~unbounded),
             (Status.MAX_STEPS, late),
             (LEFT, left),
             (AFRESH, ~smooth | told),

@@ -53,13 +53,14 @@ from ..core.solver import Solver
 from ..core.status import Feature, Status
 from ..core.vec import Vec
 from ..interior.filter import Accepted, Limits, Search, advanced, dominated, joined, longest
+from ..interior.inertia import largest
 from ..interior.iterate import EPS, LEAST, Iterate, fallen
 from ..interior.newton import Newton, Step, least_squares, polished
 from ..interior.program import PUSH, Array, Program, Values, inside
 from ..interior.restoration import flat, restore
 from ..interior.start import LARGEST, cold, first_multipliers, warm
 from ..interior.state import InteriorPointState, stored
-from ..interior.verdict import GROWS, LARGE, STEPS, bends_down, dependent, lacking, largest, told
+from ..interior.verdict import GROWS, LARGE, STEPS, bends_down, dependent, lacking, told
 from ..oracle import ConstrainedOracle
 
 SHORT, SHORT_STEPS = 1e-2, 3  # of the longest length: steps in a row before the restoration
@@ -68,6 +69,7 @@ PATIENCE = 150  # steps without a tenth less of the residual or the violation
 RESTORATIONS = 50
 UNTOLD = (Status.PRECISION, Status.LINE_SEARCH, Status.STALLED)  # ends that say nothing of the problem
 NEAR = 1e3  # times the tolerance: the residual near a solution
+NO_MINIMUM = "The point is no minimum: f bends down along a direction that the constraints leave."
 STUCK = 3  # steps in a row at infeasible points where |C|^2 has no slope, before the restoration
 
 
@@ -193,13 +195,8 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
 
     def notes(self, state: InteriorPointState) -> tuple[str, ...]:
         equalities = len(state.rows) - len(state.s)
-        told = (
-            (
-                state.saddle,
-                "The point is no minimum: f bends down along a direction that the constraints leave.",
-            ),
-            (equalities > state.z.shape[1], f"There are more equalities ({equalities}) than unknowns ({state.z.shape[1]})."),
-        )
+        more = f"There are more equalities ({equalities}) than unknowns ({state.z.shape[1]})."
+        told = (state.saddle, NO_MINIMUM), (equalities > state.z.shape[1], more)
         return tuple(note for holds, note in told if holds)
 
     # -- the state and the iterate ------------------------------------------------------------------------------------------
@@ -312,7 +309,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         """(5), multipliers reset where a shift left them behind."""
         it = newton.it
         there = advanced(newton, found.step, found.alpha, tau, found.at)
-        if newton.factors.dw > 0 or newton.factors.dc > 0 or float(np.abs(there.lam).max(initial=0.0)) > 1e6:
+        if newton.factors.dw > 0 or newton.factors.dc > 0 or largest(there.lam) > 1e6:
             reset = replace(there, lam=least_squares(there))
             there = reset if reset.dual_norm < (0.1 if newton.factors.dc == 0 else 1.0) * there.dual_norm else there
         pairs = s.pairs
