@@ -53,7 +53,8 @@ class Iterate:
         """-mu times the sum of logarithms, damped."""
         distances, (dx, ds) = np.concatenate([self.dl, self.du, self.at.s]), self.damping
         one = np.where(dx > 0, self.dl, np.where(dx < 0, self.du, 0.0))
-        logs = float(np.log(distances[np.isfinite(distances)]).sum())
+        with np.errstate(divide="ignore"):  # a slack may round to 0, and phi is infinite
+            logs = float(np.log(distances[np.isfinite(distances)]).sum())
         return mu * (float(np.abs(dx) @ one) + float(ds @ self.at.s) - logs)
 
     def slopes(self, mu: float) -> tuple[Array, Array]:

@@ -6,6 +6,7 @@ residual and violation are those of the unscaled problem.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from .program import Array
 
 FAR, LOW = 1e15, -1e20  # |x| and f without bound
 BENT, HELD = 1e-6, 1e8  # of |H|: curvature that is not round-off; that of a constraint that is met
+MATTERS = 1e3  # times the residual
 MET = 1e-6  # a distance that is none
 LARGE = 1e3  # |lam|
 GROWS, STEPS = 1.2, 5  # |lam| in one step, so often in a row: without end
@@ -45,11 +47,16 @@ def bends_down(it: Iterate) -> bool:
     size = largest(H)
     if size == 0 or not math.isfinite(size):
         return False
-    against, held = at.g + at.J.T @ it.lam, HELD * max(1.0, size)
+    against, J = at.g + at.J.T @ it.lam, _even(at.J)
     met = (it.dl <= np.maximum(against, MET)) | (it.du <= np.maximum(-against, MET))
     rows = at.s <= np.maximum(it.lam[at.program.equalities :], MET)
-    found = factor(Matrices(H, held * met, at.J, held * rows, at.program.sparse), BENT * size, REGULAR, 0.0)
+    found = factor(Matrices(H / size, HELD * met, J, HELD * rows, at.program.sparse), BENT, REGULAR, 0.0)
     return found is not None and found[1] < at.program.n
+
+
+def matters(it: Iterate) -> bool:
+    """grad f is more than the residual, so that there is something for multipliers to hold, whatever their units."""
+    return float(np.linalg.norm(it.at.g)) > MATTERS * it.at.program.sigma * it.residual
 
 
 def dependent(it: Iterate) -> bool:
@@ -89,3 +96,13 @@ def _active(it: Iterate) -> Array:
     at, one = it.at, np.eye(it.at.program.n)
     rows = np.concatenate([np.ones(at.program.equalities, bool), at.s <= NEAR])
     return np.concatenate([at.J[rows], -one[it.dl <= NEAR], one[it.du <= NEAR]])
+
+
+def _even(J: Any) -> Any:
+    """Rows of length 1, in whatever units they were; those of 0 stay."""
+    from scipy.sparse import diags_array
+
+    sparse = hasattr(J, "tocsr")
+    sizes = np.sqrt(np.asarray(J.multiply(J).sum(axis=1)).ravel()) if sparse else np.linalg.norm(J, axis=1)
+    scale = 1.0 / np.where(sizes > 0, sizes, 1.0)
+    return diags_array(scale) @ J if sparse else scale[:, None] * J

@@ -254,11 +254,13 @@ def polished(newton: Newton, H: Tensor) -> tuple[Tensor, Tensor]:
 def bends_down(it: Iterate, H: Tensor) -> Tensor:
     """interior/verdict.py's, lane by lane: f falls to second order along what the constraints leave."""
     layout, size = it.program.layout, H.abs().amax((1, 2))
-    some, held = size.isfinite() & (size > 0), HELD * size.clamp(min=1.0)[:, None]
+    some = size.isfinite() & (size > 0)
+    unit, sizes = torch.ones_like(size), torch.linalg.vector_norm(it.J, dim=2, keepdim=True)
     against = it.g + transposed(it.J, it.lam)
     bounds = it.d[:, : layout.of_x] <= (against @ layout.P).clamp(min=MET)
     rows = it.s <= it.lam[:, layout.equalities :].clamp(min=MET)
-    K, diagonal = assembled(H, it.J, held * (bounds.to(H) @ layout.P.abs().mT))
-    K = shifted(K, diagonal, held * rows, BENT * torch.where(some, size, 1.0), torch.full_like(size, REGULAR), layout.n)
-    positive, _ = Factors.of(torch.where(some[:, None, None], K, 0.0)).inertia(torch.zeros_like(size))
+    J, even = it.J / torch.where(sizes > 0, sizes, 1.0), H / torch.where(some, size, 1.0)[:, None, None]
+    K, diagonal = assembled(even, J, HELD * (bounds.to(H) @ layout.P.abs().mT))
+    K = shifted(K, diagonal, HELD * rows, BENT * unit, REGULAR * unit, layout.n)
+    positive, _ = Factors.of(torch.where(some[:, None, None], K, 0.0)).inertia(0.0 * unit)
     return some & (positive < layout.n)

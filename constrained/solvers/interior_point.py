@@ -60,7 +60,7 @@ from ..interior.program import PUSH, Array, Program, Values, inside
 from ..interior.restoration import flat, restore
 from ..interior.start import LARGEST, cold, first_multipliers, warm
 from ..interior.state import InteriorPointState, stored
-from ..interior.verdict import GROWS, LARGE, STEPS, bends_down, dependent, lacking, told
+from ..interior.verdict import GROWS, LARGE, STEPS, bends_down, dependent, lacking, matters, told
 from ..oracle import ConstrainedOracle
 
 SHORT, SHORT_STEPS = 1e-2, 3  # of the longest length: steps in a row before the restoration
@@ -268,7 +268,8 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         outcome, grows = told(it, self.tolerance), size > GROWS * largest(s.lam.numpy())
         s = replace(s, growing=s.growing + 1 if grows else 0, grown=s.grown if grows else size, peak=max(s.peak, size))
         if outcome is Status.CONVERGED:
-            without = (s.growing >= STEPS and size >= LARGE * max(1.0, s.grown)) or (s.peak >= LARGE and lacking(it))
+            endless = s.growing >= STEPS and size >= LARGE * max(1.0, s.grown)
+            without = matters(it) and (endless or (s.peak >= LARGE and lacking(it)))
             s = replace(s, saddle=s.shifted and not without and bends_down(it))
             outcome = Status.DEGENERATE if without else outcome
         better, closer = residual <= 0.9 * s.best, violation <= 0.9 * s.least

@@ -90,3 +90,17 @@ def test_a_fall_without_end_is_told_from_a_way_without_end():
     away = solve(problem(lambda x: -torch.atan(x[0]), (1.0,)), InteriorPoint())  # there is an infimum, and no minimum
     assert away.status is not Status.UNBOUNDED
     assert -math.pi / 2 <= away.fun <= -math.pi / 2 + 1e-4
+
+
+@pytest.mark.parametrize("name", ["HS26", "HS47", "HS50", "HS116"])
+def test_constraints_in_small_units_are_told_no_worse(name):
+    """Their multipliers are large, with f = 0 at the solution of three; the minimum of the fourth is held by its rows."""
+    instance = cutest(name=name)
+    one, less = instance.problem, lambda rows: None if rows is None else lambda x: 1e-4 * rows(x)
+    small = ConstrainedProblem(
+        objective=one.objective, equality=less(one.equality), inequality=less(one.inequality), x=one.x, X=one.X
+    )
+    result = solve(small, InteriorPoint())
+    assert result.status is Status.CONVERGED
+    assert result.fun == pytest.approx(instance.optimum, rel=1e-5, abs=1e-6)
+    assert not any("no minimum" in note for note in result.notes)
