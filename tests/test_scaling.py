@@ -50,7 +50,8 @@ def test_converged_is_true_in_other_units(scaling, name, solver, value, unit):
 
 @pytest.mark.slow
 def test_converged_is_true_in_all_units(scaling):
-    rows = scaling.table([1e-8, 1e-4, 1.0, 1e4, 1e8], [1e-6, 1.0, 1e6], ["default", "VPBGD", "GPBGD"], [], seconds=3)
+    """Some minutes; all values and units take half an hour, by benchmarks/scaling.py."""
+    rows = scaling.table([1e-8, 1.0, 1e8], [1e-6, 1.0, 1e6], ["default", "VPBGD", "GPBGD"], [], seconds=1)
     assert not [str(row) for row in rows if row.false]
 
 

@@ -69,8 +69,10 @@ def test_unknowns_of_very_different_size():
 def test_units_from_a_millionth_to_a_million():
     """A chain of Rosenbrock's in a ball: the solution is that of units of 1."""
 
+    def chain(y):
+        return (100 * (y[:-1] ** 2 - y[1:]) ** 2 + (y[:-1] - 1) ** 2).sum()
+
     def parts(u):
-        chain = lambda y: (100 * (y[:-1] ** 2 - y[1:]) ** 2 + (y[:-1] - 1) ** 2).sum()  # noqa: E731
         return {"objective": lambda x: chain(x / u), "x": u.tolist(), "inequality": lambda x: ((x / u) ** 2).sum() - 3}
 
     units = torch.tensor([1e-6, 1e-3, 1.0, 1e3, 1e6], dtype=F64)
