@@ -160,7 +160,8 @@ class LVHBA(Continuation[LVHBAState, LagrangianGap]):
         return 0.05 * (self.tolerance if last else max(self.tolerance, 4.0 / s.c**2))
 
     def spent(self, oracle: BilevelOracle, s: LVHBAState) -> LVHBAState | None:
-        return self.next_stage(oracle, s, spent=True) if s.residual <= 10 * self.enough(s) else None
+        # The smallest R counts: phi only falls, while R goes up and down on the way.
+        return self.next_stage(oracle, s, spent=True) if s.best <= 10 * self.enough(s) else None
 
     def next_stage(self, oracle: BilevelOracle, s: LVHBAState, spent: bool = False) -> LVHBAState:
         """phi is minimised at this c, to rounding if `spent`: extrapolate, stop or grow c."""
