@@ -26,6 +26,7 @@ from constrained.descent.newton_cg import Differenced, NewtonCG
 from ..oracle import BilevelOracle
 from .constraints import LowerConstraints
 
+SLOW = 0.5  # of violation and complementarity after one saddle more
 PATIENCE = 5  # saddles in a row that round-off ended and that are no better
 
 
@@ -105,14 +106,15 @@ def solve_constrained_lower(
     """argmin over y in Y of g(x, y) under the lower constraints, from (y, z): (y, z) <- the saddle of the regularised Lagrangian,
     with gamma1 and gamma2 growing (proximal method of multipliers). Of several solutions one next to y.
     """
-    saddle, weight, waited = Saddle(y, y, None), 1.0, 0
+    saddle, gammas, waited, missed = Saddle(y, y, None), (1.0, 1.0), 0, float("inf")
     floor = 30 * torch.finfo(y.dtype).eps
+    largest = torch.finfo(y.dtype).eps ** -0.5
     best = LowerSolution(y, z, float("inf"), DescentStatus.MAX_STEPS)
     for _ in range(max_steps):
-        gammas = weight, min(weight, 10.0)  # a large gamma2 would only make the inner problem ill-conditioned
         found = lower_value(oracle, rows, gammas, method, (x, y, z), saddle, max(0.1 * tol, floor), 10_000)
         y, z, saddle = found.saddle.theta, found.multipliers, found.saddle
-        residual = float(found.y.norm()) + float(found.z.norm()) + found.residual
+        missed, before = float(found.z.norm()), missed
+        residual = float(found.y.norm()) + missed + found.residual
         better = not residual >= best.residual
         waited = 0 if better else waited + (found.reason is DescentStatus.PRECISION)
         if better:
@@ -121,5 +123,11 @@ def solve_constrained_lower(
             return best if residual <= tol else LowerSolution(y, z, residual, found.reason)
         if waited > PATIENCE:  # to and fro within rounding
             return best
-        weight = min(10 * weight, 1e4)
+        gammas = grown(gammas, missed > max(SLOW * before, 0.1 * tol), largest)
     return best
+
+
+def grown(gammas: tuple[float, float], slow: bool, largest: float) -> tuple[float, float]:
+    """The next (gamma1, gamma2). gamma2 makes the inner problem ill-conditioned: past 10 it grows only where multipliers crawl."""
+    gamma1, gamma2 = gammas
+    return min(10 * gamma1, 1e4), min(10 * gamma2, largest) if gamma2 < 10 or slow else gamma2

@@ -59,6 +59,7 @@ class Drawn:
     calls: Calls
     text: str
     samples: bool = False
+    size: float = 1.0  # of the terms that the residuals are differences of
 
     def __repr__(self) -> str:
         return self.text
@@ -174,7 +175,7 @@ def constrained(
         violated = np.concatenate([C @ at - d, np.maximum(-slack, 0), at - project(kind, at)])
         return {**found, "feasibility": float(np.linalg.norm(violated))}
 
-    return Drawn(problem, truth, calls, text, samples)
+    return Drawn(problem, truth, calls, text, samples, max(1.0, scale))
 
 
 def _stationarity(grad: Array, C: Array, G: Array) -> float:
@@ -266,7 +267,7 @@ def bilevel(
         gradient = r * (x - b) + M[free].T @ v
         return {**found, "upper": float(np.linalg.norm(x - project(X, x - gradient)))}
 
-    return Drawn(problem, truth, calls, text, samples)
+    return Drawn(problem, truth, calls, text, samples, max(1.0, scale))
 
 
 def mixture(*, dtype: torch.dtype = torch.float64, seed: int = 0, start: float = 0.0) -> Drawn:

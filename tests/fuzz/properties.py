@@ -90,8 +90,9 @@ def looks_right(drawn: Drawn, result: Result, hostile: Hostile | None) -> None:
 def within(drawn: Drawn, result: Result) -> None:
     tol = result.solver.tolerance
     dtype = torch.float64 if drawn.problem.variables()["x"].dtype == torch.float64 else torch.float32
+    rounding = 1e3 * torch.finfo(dtype).eps * drawn.size
     found = drawn.truth(result)
-    bad = {name: value for name, value in found.items() if not value <= SLACK * tol + 1e3 * torch.finfo(dtype).eps}
+    bad = {name: value for name, value in found.items() if not value <= SLACK * tol + rounding}
     assert not bad, f"CONVERGED to {tol:.1e}, but {found}; the library says {result.message}"
 
 
