@@ -128,6 +128,6 @@ def solve_constrained_lower(
 
 
 def grown(gammas: tuple[float, float], slow: bool, largest: float) -> tuple[float, float]:
-    """The next (gamma1, gamma2). gamma2 makes the inner problem ill-conditioned: past 10 it grows only where multipliers crawl."""
+    """The next (gamma1, gamma2). gamma2 makes the inner problem ill-conditioned: past 10 only where they crawl."""
     gamma1, gamma2 = gammas
     return min(10 * gamma1, 1e4), min(10 * gamma2, largest) if gamma2 < 10 or slow else gamma2
