@@ -5,7 +5,7 @@
 
 from .core.derivatives.function import Function
 from .core.optimizers import InPlace, Optimizer, OptState
-from .core.options import Fraction, Momentum, NonNegative, Options, Positive, Schedule, Steps, at
+from .core.options import Fraction, Growth, Momentum, NonNegative, Options, Positive, Schedule, Steps, at
 from .core.problem import Multipliers, Oracle, Point, Problem
 from .core.solver import Solver
 from .core.states import solver_state, state_enum
@@ -23,6 +23,7 @@ __all__ = [
     "Feature",
     "Fraction",
     "Function",
+    "Growth",
     "InPlace",
     "LinearSolution",
     "LinearSolver",

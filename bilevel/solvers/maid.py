@@ -33,7 +33,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from constrained.core.options import Fraction, Positive, Steps
+from constrained.core.options import Fraction, Growth, Positive, Steps
 from constrained.core.problem import Point
 from constrained.core.solver import Solver
 from constrained.core.states import solver_state
@@ -125,7 +125,7 @@ class MAID(Solver[BilevelOracle, MAIDState]):
     eta: Fraction = 1e-4
     share: Fraction = 0.5
     rho: Fraction = 0.5
-    growth: Positive = 10 / 9
+    growth: Growth = 10 / 9
     nu: Fraction = 0.5
     relax: Positive = 1.25
     trials: Steps = 5

@@ -63,6 +63,7 @@ Positive = Annotated[float, Range(0, INF, "a number > 0", open_low=True, open_hi
 NonNegative = Annotated[float, Range(0, INF, "a number >= 0", open_high=True)]
 Fraction = Annotated[float, Range(0, 1, "a number in (0, 1)", open_low=True, open_high=True)]
 Weight = Annotated[float, Range(0, 1, "a number in (0, 1]", open_low=True)]
+Growth = Annotated[float, Range(1, INF, "a number >= 1", open_high=True)]
 Momentum = Annotated[float, Range(0, 1, "a number in [0, 1)", open_high=True)]
 Steps = Annotated[int, Range(1, INF, "an integer >= 1", open_high=True, whole=True)]
 Count = Annotated[int, Range(0, INF, "an integer >= 0", open_high=True, whole=True)]

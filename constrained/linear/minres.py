@@ -170,10 +170,16 @@ class Sweep:
             return None
         from scipy.linalg import solve_banded
 
-        R, y, grown = np.array(self.R).T, np.ones(len(self.R)), 0.0
+        largest = float(np.abs(self.R).max())
+        if largest == 0 or not math.isfinite(largest):
+            return None if largest else 0.0
+        R, y, grown = np.array(self.R).T / largest, np.ones(len(self.R)), 0.0
         upper, lower = R, np.stack([R[2], np.r_[R[1, 1:], 0.0], np.r_[R[0, 2:], 0.0, 0.0][: R.shape[1]]])
         for _ in range(3):
-            y = solve_banded((2, 0), lower, y / np.linalg.norm(y))
-            grown = float(np.linalg.norm(y))
-            y = solve_banded((0, 2), upper, y)
-        return 1 / grown
+            with np.errstate(all="ignore"):
+                y = solve_banded((2, 0), lower, y / np.linalg.norm(y), check_finite=False)
+                grown = float(np.linalg.norm(y))
+                y = solve_banded((0, 2), upper, y / grown, check_finite=False)
+                if not (math.isfinite(grown) and math.isfinite(float(np.linalg.norm(y)))):
+                    return 0.0  # below what numbers tell from it
+        return largest / grown

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from ..augmented_objective import AugmentedObjective, inequality
-from ..core.options import Fraction, Positive, Steps
+from ..core.options import Fraction, Growth, Positive, Steps
 from ..core.problem import Multipliers, Point
 from ..core.solver import Solver
 from ..core.states import solver_state
@@ -96,7 +96,7 @@ class AugmentedLagrangian(Solver[ConstrainedOracle, AugmentedLagrangianState]):
     tol: Positive | None = None
     inner: Method | None = None
     rho: Positive = 10.0
-    growth: Positive = 10.0
+    growth: Growth = 10.0
     progress: Fraction = 0.25
     omega: Positive = 0.1
     max_outer: Steps = 100

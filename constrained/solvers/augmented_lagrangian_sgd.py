@@ -41,7 +41,7 @@ from torch import Tensor
 from ..augmented_objective import AugmentedObjective, inequality
 from ..core.derivatives.objective import Draw
 from ..core.optimizers import TailAverage
-from ..core.options import Fraction, Positive, Steps
+from ..core.options import Fraction, Growth, Positive, Steps
 from ..core.problem import Multipliers, Point
 from ..core.solver import Solver
 from ..core.states import solver_state
@@ -109,7 +109,7 @@ class AugmentedLagrangianSGD(Solver[ConstrainedOracle, AugmentedLagrangianSGDSta
     tol: Positive | None = None
     round: Steps | None = None
     rho: Positive | None = None
-    growth: Positive = 4.0
+    growth: Growth = 4.0
     progress: Fraction = 0.5
 
     def init(self, oracle: ConstrainedOracle, start: Point) -> AugmentedLagrangianSGDState:

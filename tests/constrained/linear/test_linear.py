@@ -133,6 +133,14 @@ def test_zero_matrix():
     assert found.residual == pytest.approx(np.linalg.norm(b))
 
 
+@pytest.mark.parametrize("size", [1e-150, 1e-200, 1e-300])
+def test_a_matrix_near_the_end_of_the_range(size):
+    """Squares of its entries are zero in float64."""
+    found = solve(Minres(), size * np.eye(N), right())
+    assert found.smallest is None or found.smallest == pytest.approx(size)
+    assert found.residual <= np.linalg.norm(right())
+
+
 def test_singular_indefinite_inconsistent():
     A, b = symmetric(np.r_[[2.0, 1.0, -1.0, -3.0], np.zeros(N - 4)]), right()
     found = solve(Minres(), A, b)
