@@ -31,14 +31,17 @@ OF_THE_SOLVER = (
     *(dtype_and_device_are_kept, a_stop_is_honoured),
 )
 OF_BATCHES = (resume_is_exact, same_seed_same_bits)  # and of modules, besides
-FIRST = {type(case.solver): case.name for case in reversed(CASES) if not case.slow}  # a case of each solver
+FIRST = {type(case.solver): case.name for case in reversed(CASES) if not case.slow}
+FIRST |= {type(case.solver): case.name for case in CASES if case.name in FAMILIES}  # a case of each solver
 
 
 def marks(case, check):
     missing = bool(case.needs) and find_spec(case.needs) is None
     again = check in OF_THE_SOLVER or (check in OF_BATCHES and "module" not in case.name)
-    again = again or (check is the_answer_is_right and case.name.endswith(("-noisy", "-clipped")))
+    again = again or (check is the_answer_is_right and case.name.endswith("-clipped"))
     again = again and case.name not in (*FAMILIES, *FIRST.values())
+    noisy = case.name.endswith("-noisy")  # the same solver has batches of a module
+    again = again or (noisy and check in (*OF_BATCHES, the_answer_is_right))
     return [pytest.mark.slow] * (case.slow or again) + [pytest.mark.skip(f"{case.needs} is not installed")] * missing
 
 

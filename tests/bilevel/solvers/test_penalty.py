@@ -41,7 +41,7 @@ def test_quadratics_of_seed_0(name):
     accept(name, 0, 1)
 
 
-@pytest.mark.parametrize("seed", [1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (3, 4, 5))])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4, 5))])
 @pytest.mark.parametrize("name", ["rank 12 flat", "rank 12"])
 def test_quadratics_of_more_seeds(name, seed):
     accept(name, seed, 2)
@@ -54,7 +54,7 @@ def test_quadratics_of_more_seeds_full_rank(name, seed):
     accept(name, seed, 2)
 
 
-@pytest.mark.parametrize("seed", [*range(20), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(20, 50))])
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 50))])
 def test_pl_toy_from_random_starts(seed):
     result = solve(pl_toy(seed=seed).problem, Penalty())
     assert result.status is Status.CONVERGED, result
@@ -190,7 +190,7 @@ def test_lower_level_without_a_minimum():
 
 def test_upper_level_without_a_minimum():
     one = BilevelProblem(upper=lambda x, y: (y + x).sum(), lower=lambda x, y: ((y - x) ** 2).sum(), x=vector(0), y=vector(0))
-    result = solve(one, max_steps=20)
+    result = solve(one, max_steps=8)
     assert not result.success
     assert result.status.done
 

@@ -40,6 +40,9 @@ def solved(name: str, solver: SketchedNewton, seed: int = 0) -> None:
         assert result.fun == pytest.approx(instance.optimum, rel=1e-6, abs=1e-6)
 
 
+SOME = [pytest.param(name, marks=[pytest.mark.slow] * (i % 3 > 0)) for i, name in enumerate(STEPS)]
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", STEPS)
 def test_the_papers_problems(name, solver):
@@ -47,12 +50,12 @@ def test_the_papers_problems(name, solver):
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4))])
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", SOME)
 def test_the_papers_problems_by_sketches(name, seed):
     solved(name, SKETCHED, seed)
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", SOME)
 def test_the_papers_problems_by_minres(name):
     """Inexact steps: more of them, also where one exact step is the solution."""
     instance = cutest(name=name)
