@@ -111,8 +111,8 @@ class Iterate:
         lam = p.rows * self.lam / p.sigma
         mu = np.maximum(lam[p.equalities :], 0.0)
         scaled = np.concatenate([self.lam[: p.equalities], mu * p.sigma / p.rows[p.equalities :]])
-        step = at.x - (at.g + at.J.T @ scaled) / p.sigma
-        stationarity = at.x - np.clip(step, p.low, p.high)
+        slope = (at.g + at.J.T @ scaled) / p.sigma
+        stationarity = np.clip(slope, at.x - p.high, at.x - p.low)  # which large x do not round off
         h = at.raw[p.equalities :]
         complementarity = np.minimum(mu, np.maximum(-h, 0.0))
         return math.sqrt(float(stationarity @ stationarity) + self.violation**2 + float(complementarity @ complementarity))

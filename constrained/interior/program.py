@@ -68,6 +68,11 @@ class Program:
         free = np.flatnonzero(low < high)
         return cls(oracle, like, free, low[free], high[free], len(rows) - slacks, slacks, sparse, sigma, rows)
 
+    @functools.cached_property
+    def start(self) -> Array:
+        """The free entries of the start."""
+        return self.flat(self.like)
+
     @property
     def n(self) -> int:
         return len(self.free)

@@ -93,9 +93,10 @@ def lacking(it: Iterate) -> bool:
 
 def _active(it: Iterate) -> Array:
     """Gradients of what is nearly met, outward."""
-    at, one = it.at, np.eye(it.at.program.n)
-    rows = np.concatenate([np.ones(at.program.equalities, bool), at.s <= NEAR])
-    return np.concatenate([at.J[rows], -one[it.dl <= NEAR], one[it.du <= NEAR]])
+    at, p, one = it.at, it.at.program, np.eye(it.at.program.n)
+    rows = np.concatenate([np.ones(p.equalities, bool), at.s <= NEAR])
+    near = NEAR * np.minimum(1.0, p.high - p.low)
+    return np.concatenate([at.J[rows], -one[it.dl <= near], one[it.du <= near]])
 
 
 def _even(J: Any) -> Any:

@@ -201,7 +201,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
 
     # -- the state and the iterate ------------------------------------------------------------------------------------------
     def _program(self, oracle: ConstrainedOracle, s: InteriorPointState) -> Program:
-        return Program.again(oracle, s.x, len(s.s), s.sparse, s.sigma, s.rows.numpy())
+        return Program.again(oracle, s.start, len(s.s), s.sparse, s.sigma, s.rows.numpy())
 
     def _iterate(self, program: Program, s: InteriorPointState) -> Iterate:
         at = program.at(program.flat(s.x), s.s.numpy(), s.x)

@@ -104,3 +104,31 @@ def test_constraints_in_small_units_are_told_no_worse(name):
     assert result.status is Status.CONVERGED
     assert result.fun == pytest.approx(instance.optimum, rel=1e-5, abs=1e-6)
     assert not any("no minimum" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("name", ["HS6", "HS7", "HS26", "HS77", "BT1"])
+@pytest.mark.parametrize("unit", [1e-3, 1e6])
+def test_feasible_constraints_are_not_called_infeasible_in_other_units_of_x(name, unit):
+    instance = cutest(name=name)
+    one = instance.problem
+    scaled = ConstrainedProblem(
+        objective=lambda x: one.objective(x / unit), equality=lambda x: one.equality(x / unit), x=one.x * unit
+    )
+    result = solve(scaled, InteriorPoint())
+    assert result.status is Status.CONVERGED, result
+    assert result.fun == pytest.approx(instance.optimum, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize(("value", "unit"), [(1.0, 1e-6), (1e-8, 1e6), (1e4, 1e-6)])
+def test_a_box_smaller_than_a_distance_that_counts_as_met_is_no_degeneracy(value, unit):
+    """min |x - p|^2 with sum x = 1 in [0, 1]^3: all entries p_i - t, one of them on its bound."""
+    p = torch.tensor([0.9, 0.6, -0.4], dtype=F64)
+
+    def f(x):
+        return value * ((x / unit - p) ** 2).sum()
+
+    one = torch.full((3,), unit / 3, dtype=F64)
+    scaled = ConstrainedProblem(objective=f, equality=lambda x: x.sum() / unit - 1, x=one, X=Box(0.0, unit))
+    result = solve(scaled, InteriorPoint())
+    assert result.status in (Status.CONVERGED, Status.PRECISION), result
+    assert (result.x / unit).tolist() == pytest.approx([0.65, 0.35, 0.0], abs=1e-6)
