@@ -68,6 +68,7 @@ class Run:
         self.late = False  # the time ended within a step
         self.state: Any = None  # until `open`, and after it where the time ended first
         self.last: Any = None  # a finite state with memory of its own
+        self.finite: tuple[Any, bool] = None, False  # a state, and whether it is
         self.details, self.found = "", {}  # what the problem's residuals say, in words and numbers
         self.measured = False  # relative to the start too
         self.sentence = ""  # in place of that of the status
@@ -181,7 +182,8 @@ class Run:
 
     def timed(self, work: Callable[[], Any]) -> None:
         """The solver's next state, and the time it takes. Where the time ends before, the last state stands, `late`."""
-        start, self.judged = time.perf_counter(), None  # a step may write into the memory of the state
+        start = time.perf_counter()
+        self.judged, self.finite = None, (None, False)  # a step may write into the memory of the state
         left = None if self.max_seconds is None or self.live else self.max_seconds - self.seconds  # live steps move in place
         try:
             with within(left):
@@ -206,7 +208,7 @@ class Run:
 
     def answer(self, seconds: float | None = None) -> Point:
         """The solver's answer, with memory of its own; the start where no finite one exists."""
-        if self.state is None or (not self.live and not finite(self.state)):
+        if self.state is None or (not self.live and not self.stands()):
             return self.start
         if self.judged is not None and self.judged[0] is self.state:  # what the verdict is on is what is reported
             return self.judged[1] if self.live else _own(self.judged[1])
@@ -226,6 +228,12 @@ class Run:
             return self.problem.completed(answer, self.oracle)
         return answer
 
+    def stands(self) -> bool:
+        """The state is finite; looked at once."""
+        if self.finite[0] is not self.state:
+            self.finite = self.state, finite(self.state)
+        return self.finite[1]
+
     def verdict(self) -> Status:
         """Where the run stands. A solver's CONVERGED is believed only if the problem's residuals agree."""
         self.details, self.found, self.sentence = "", {}, ""
@@ -233,7 +241,7 @@ class Run:
             return Status.MAX_SECONDS
         if self.broken:
             return Status.NONFINITE
-        if self.live or finite(self.state):  # live gradients are looked at before a step is made with them
+        if self.live or self.stands():  # live gradients are looked at before a step is made with them
             self.last = None  # let go before the next copy is made
             self.last = None if self.live else copy(self.state) if self.solver.current(self.state).reuses else self.state
             status = self.solver.terminate(self.oracle, self.state)

@@ -19,6 +19,7 @@ from .vec import Vec
 
 GENERATORS = threading.RLock()  # reentrant: a function may solve a problem of its own
 UNCOPIED = threading.RLock()  # modules that cannot be copied, while their parameters are others
+NOTHING = contextlib.nullcontext()
 _switch = threading.Lock()
 _off, _cudnn = 0, contextlib.ExitStack()  # how many need cuDNN off; what the last of them closes
 
@@ -62,12 +63,12 @@ class Randomness:
     def __init__(self, trained: bool = False):
         self.others = trained
 
-    @contextlib.contextmanager
-    def __call__(self, key: tuple[int, int, int] | None, args: Sequence[Any]) -> Iterator[None]:
+    def __call__(self, key: tuple[int, int, int] | None, args: Sequence[Any]) -> contextlib.AbstractContextManager[None]:
         """args: modules and trees, whose devices are seeded too. key: None where there is nothing to seed."""
-        if key is None:
-            yield
-            return
+        return NOTHING if key is None else self._seeded(key, args)
+
+    @contextlib.contextmanager
+    def _seeded(self, key: tuple[int, int, int], args: Sequence[Any]) -> Iterator[None]:
         leaves = [leaf for arg in args for leaf in (arg.parameters() if isinstance(arg, torch.nn.Module) else Vec.of(arg).leaves)]
         devices = sorted({leaf.device.index or 0 for leaf in leaves if leaf.device.type == "cuda"})
         word = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])

@@ -7,6 +7,7 @@ all of them at once, on torch's `_foreach` kernels. This is the only file that u
 # pyright: reportPrivateImportUsage=false, reportArgumentType=false
 from __future__ import annotations
 
+import enum
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -165,7 +166,7 @@ class Vec:
 
     def unravel(self, flat: Tensor) -> Vec:
         """The inverse of `ravel`, with this vector's structure."""
-        parts = flat.split([leaf.numel() for leaf in self.leaves])
+        parts = [flat] if len(self.leaves) == 1 else flat.split([leaf.numel() for leaf in self.leaves])
         return self.like(part.reshape(leaf.shape).to(leaf.dtype) for part, leaf in zip(parts, self.leaves))
 
     @property
@@ -182,7 +183,8 @@ class Vec:
 
     def finite(self) -> Tensor:
         """0-dim bool: every entry is finite."""
-        return torch.stack([leaf.isfinite().all() for leaf in self.leaves]).all()
+        parts = [leaf.isfinite().all() for leaf in self.leaves]
+        return parts[0] if len(parts) == 1 else torch.stack(parts).all()
 
     def __repr__(self) -> str:
         return f"Vec({self.tree()!r})"
@@ -265,6 +267,9 @@ def _leaf(leaf: Any, name: str) -> Tensor:
 
 
 # -- what pytree knows -----------------------------------------------------------------------------------------------------
+_PARTS: dict[type, Callable[[Any], Iterable[Any]]] = {tuple: iter, list: iter, dict: dict.values}  # of what states are made of
+
+
 def register_node(cls: type, flatten: Callable, unflatten: Callable, names: list[str] | None = None) -> None:
     """Make a class known: its leaves are found under `names` (numbers if None), and how copies of it are made."""
 
@@ -274,14 +279,29 @@ def register_node(cls: type, flatten: Callable, unflatten: Callable, names: list
         return [(pytree.GetAttrKey(key), child) for key, child in zip(keys, children)], context
 
     pytree.register_pytree_node(cls, flatten, unflatten, flatten_with_keys_fn=with_keys)
+    _PARTS[cls] = lambda value: flatten(value)[0]
 
 
 register_node(Vec, lambda v: (v.leaves, v.spec), lambda leaves, spec: Vec(leaves, spec))
 
 
 def tensors(tree: Tree) -> list[Tensor]:
-    """Every tensor of a state, in order."""
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    """Every tensor of a state, in order. By a walk of our own: pytree's takes ten times as long."""
+    found: list[Tensor] = []
+    _gather(tree, found)
+    return found
+
+
+def _gather(tree: Tree, found: list[Tensor]) -> None:
+    if isinstance(tree, (int, float, str, enum.Enum, type(None))):
+        return
+    if isinstance(tree, Tensor):
+        found.append(tree)
+    elif (parts := _PARTS.get(type(tree))) is not None:
+        for part in parts(tree):
+            _gather(part, found)
+    else:
+        found += [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def leaves_by_path(tree: Tree) -> dict[str, Any]:
@@ -301,6 +321,8 @@ def zipped(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
 
 def copy(tree: Tree) -> Tree:
     """A state with memory of its own."""
+    if tree is None or type(tree) is Vec:
+        return tree and tree.like([leaf.detach().clone() for leaf in tree.leaves])
     return pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, tree)
 
 

@@ -12,14 +12,15 @@ sections 2.3 and 2.4. Correction of second order: at the first trial, while it r
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from .iterate import EPS, Iterate
+from .iterate import Iterate
 from .newton import Newton, Step
-from .program import Array, Values
+from .program import EPS, Array, Values
 
 GAMMA_THETA, GAMMA_PHI = 1e-5, 1e-8
 S_THETA, S_PHI = 1.1, 2.3
@@ -46,6 +47,8 @@ class Limits:
 
 def dominated(pairs: Array, theta: float, phi: float) -> bool:
     """A pair of the filter has no more of both."""
+    if not len(pairs):
+        return False
     slack = 10 * EPS * abs(phi)
     return bool(((theta >= pairs[:, 0]) & (phi - slack >= pairs[:, 1])).any())
 
@@ -95,21 +98,24 @@ class Search:
             alpha, first = 0.5 * alpha, False
         return None
 
+    @functools.cached_property
+    def D(self) -> float:
+        return self.newton.slope(self.step)
+
     @property
     def blind(self) -> bool:
         """The decrease of phi that the step promises is less than its round-off."""
-        return abs(self.newton.slope(self.step)) <= 10 * EPS * abs(self.newton.it.phi(self.newton.mu))
+        return abs(self.D) <= 10 * EPS * abs(self.newton.it.phi(self.newton.mu))
 
     def moved(self, step: Step, alpha: float) -> Values:
         at, p = self.newton.it.at, self.newton.it.at.program
-        return p.at(np.clip(at.x + alpha * step.dx, p.low, p.high), at.s + alpha * step.ds)
+        return p.at(p.clipped(at.x + alpha * step.dx), at.s + alpha * step.ds)
 
     def phi(self, at: Values) -> float:
-        it = self.newton.it
-        return Iterate(at, it.lam, it.zl, it.zu, it.zs).phi(self.newton.mu)
+        return at.phi(self.newton.mu)
 
     def shortest(self) -> float:
-        theta, D = self.newton.it.at.theta, self.newton.slope(self.step)
+        theta, D = self.newton.it.at.theta, self.D
         least = GAMMA_THETA
         if D < 0:
             least = min(least, GAMMA_PHI * theta / -D)
@@ -120,7 +126,7 @@ class Search:
     def accepts(self, trial: Values, alpha: float) -> bool | None:
         """Whether the pair of the iterate joins the filter; None: the trial is refused."""
         theta, phi = self.newton.it.at.theta, self.newton.it.phi(self.newton.mu)
-        there, D, slack = self.phi(trial), self.newton.slope(self.step), 10 * EPS * abs(phi)
+        there, D, slack = self.phi(trial), self.D, 10 * EPS * abs(phi)
         if not math.isfinite(there) or trial.theta > self.limits.large or dominated(self.pairs, trial.theta, there):
             return None
         by_slope = D < 0 and theta <= self.limits.small and alpha * (-D) ** S_PHI > theta**S_THETA
@@ -152,6 +158,8 @@ class Search:
 
 def longest(it: Iterate, step: Step, tau: float) -> float:
     """The length up to 1 that keeps 1 - tau of every distance to a bound."""
+    if not it.at.program.bounded:
+        return 1.0
     return min(reach(it.dl, step.dx, tau), reach(it.du, -step.dx, tau), reach(it.at.s, step.ds, tau))
 
 
@@ -162,10 +170,13 @@ def longest_dual(it: Iterate, steps: tuple[Array, Array, Array], tau: float) -> 
 
 def advanced(newton: Newton, step: Step, alpha: float, tau: float, at: Values) -> Iterate:
     """x, s and lam moved by alpha, z by a length of its own."""
-    it, dz = newton.it, newton.bounds(step)
+    it, lam = newton.it, newton.it.lam + alpha * step.dlam
+    if not at.program.bounded:
+        return Iterate(at, lam, it.zl, it.zu, it.zs)
+    dz = newton.bounds(step)
     dual = longest_dual(it, dz, tau)
     z = (one + dual * d for one, d in zip((it.zl, it.zu, it.zs), dz))
-    return Iterate(at, it.lam + alpha * step.dlam, *z).near(newton.mu)
+    return Iterate(at, lam, *z).near(newton.mu)
 
 
 def reach(d: Array, step: Array, tau: float) -> float:

@@ -1,7 +1,6 @@
-"""A point of the primal-dual iteration: x, s, the multipliers lam of C and z of the bounds, and every measure of it.
+"""A point of the primal-dual iteration: x, s, the multipliers lam of C and z of the bounds, and its errors.
 
 L = f + lam'C - zl'(x - low) - zu'(high - x) - zs's
-phi = f - mu (sum log(x - low) + sum log(high - x) + sum log s) + DAMPED mu times distances to bounds on one side alone
 """
 
 from __future__ import annotations
@@ -14,11 +13,9 @@ import numpy as np
 
 from .program import Array, Values
 
-EPS = float(np.finfo(np.float64).eps)
 FAR = 1e10  # times mu / distance: where z is kept
 KAPPA = 10.0  # times mu: the error at which mu falls
 SLOW, POWER, LEAST = 0.2, 1.5, 1e-17  # to mu / 5 or mu^1.5, down to LEAST
-DAMPED = 1e-5  # without it -log falls for ever, and what neither f nor C needs runs off (Waechter and Biegler 2006, section 3.7)
 
 
 @dataclass(frozen=True)
@@ -31,39 +28,21 @@ class Iterate:
     zu: Array
     zs: Array
 
-    # -- distances to bounds ------------------------------------------------------------------------------------------------
-    @functools.cached_property
+    @property
     def dl(self) -> Array:
-        """x - low; infinite without a bound."""
-        low = self.at.program.low
-        return np.maximum(self.at.x - low, EPS * np.maximum(1.0, np.abs(low)))
+        return self.at.dl
 
-    @functools.cached_property
+    @property
     def du(self) -> Array:
-        high = self.at.program.high
-        return np.maximum(high - self.at.x, EPS * np.maximum(1.0, np.abs(high)))
-
-    @functools.cached_property
-    def damping(self) -> tuple[Array, Array]:
-        """The slopes in x and s of DAMPED times distances, where an entry has a bound on one side alone."""
-        low, high = np.isfinite(self.dl), np.isfinite(self.du)
-        return DAMPED * (1.0 * (low & ~high) - (high & ~low)), np.full(len(self.at.s), DAMPED)
-
-    def barrier(self, mu: float) -> float:
-        """-mu times the sum of logarithms, damped."""
-        distances, (dx, ds) = np.concatenate([self.dl, self.du, self.at.s]), self.damping
-        one = np.where(dx > 0, self.dl, np.where(dx < 0, self.du, 0.0))
-        with np.errstate(divide="ignore"):  # a slack may round to 0, and phi is infinite
-            logs = float(np.log(distances[np.isfinite(distances)]).sum())
-        return mu * (float(np.abs(dx) @ one) + float(ds @ self.at.s) - logs)
+        return self.at.du
 
     def slopes(self, mu: float) -> tuple[Array, Array]:
         """The barrier's gradient in x and s."""
-        dx, ds = self.damping
+        dx, ds = self.at.damping
         return mu * (dx - 1.0 / self.dl + 1.0 / self.du), mu * (ds - 1.0 / self.at.s)
 
     def phi(self, mu: float) -> float:
-        return self.barrier(mu) + self.at.f
+        return self.at.phi(mu)
 
     # -- errors -------------------------------------------------------------------------------------------------------------
     @functools.cached_property
@@ -87,7 +66,7 @@ class Iterate:
         count = len(self.lam) + sum(map(len, zs))
         size = np.abs(self.lam).sum() + sum(float(z.sum()) for z in zs)
         scale = max(100.0, size / max(count, 1)) / 100.0
-        low, high = np.isfinite(self.dl), np.isfinite(self.du)
+        low, high = self.at.program.sides
         parts = (
             np.abs(self.dual) / scale,
             np.abs(self.dual_slack) / scale,
@@ -96,7 +75,7 @@ class Iterate:
             np.abs(self.zu[high] * self.du[high] - mu) / scale,
             np.abs(self.zs * self.at.s - mu) / scale,
         )
-        return max((float(np.max(part, initial=0.0)) for part in parts), default=0.0)
+        return max(float(part.max(initial=0.0)) for part in parts)
 
     def lowered(self, mu: float) -> float:
         """mu where its barrier problem is not solved yet, to within KAPPA mu; smaller ones where it is."""
@@ -126,9 +105,11 @@ class Iterate:
     # -- multipliers --------------------------------------------------------------------------------------------------------
     def near(self, mu: float) -> Iterate:
         """z within FAR of mu / distance."""
+        if not self.at.program.bounded:
+            return self
 
         def kept(z: Array, d: Array) -> Array:
-            return np.where(np.isfinite(d), np.clip(z, mu / (FAR * d), FAR * mu / d), 0.0)
+            return np.minimum(np.maximum(z, mu / (FAR * d)), FAR * mu / d)  # 0 where there is no bound
 
         return replace(self, zl=kept(self.zl, self.dl), zu=kept(self.zu, self.du), zs=kept(self.zs, self.at.s))
 

@@ -10,6 +10,7 @@ least_squares   lam that makes grad L least, for given z
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,10 +55,15 @@ class Newton:
         factors = factored(matrices, last, mu if it.at.program.bounded else 1.0)  # without a barrier its mu says nothing
         return None if factors is None else cls(it, mu, matrices, factors)
 
+    @functools.cached_property
+    def slopes(self) -> tuple[Array, Array]:
+        """The barrier's gradient."""
+        return self.it.slopes(self.mu)
+
     def step(self, C: Array | None = None) -> Step:
-        it, mu, e = self.it, self.mu, self.it.at.program.equalities
+        it, e = self.it, self.it.at.program.equalities
         C = it.at.C if C is None else C
-        bx, bs = it.slopes(mu)
+        bx, bs = self.slopes
         top = it.at.g + it.at.J.T @ it.lam + bx
         r = it.lam[e:] + bs
         curvature = self.matrices.slack + self.factors.dw
@@ -75,7 +81,7 @@ class Newton:
 
     def slope(self, step: Step) -> float:
         """The derivative of phi along the step."""
-        bx, bs = self.it.slopes(self.mu)
+        bx, bs = self.slopes
         return float((self.it.at.g + bx) @ step.dx + bs @ step.ds)
 
 

@@ -1,6 +1,7 @@
 """The problem as the interior point sees it: slacks for inequalities, bounds, everything scaled, on numpy arrays.
 
     min sigma f(x)  subject to  r c(x) = 0,  r h(x) + s = 0,  s >= 0,  low <= x <= high
+    phi = f - mu (sum log(x - low) + sum log(high - x) + sum log s) + DAMPED mu times distances to bounds on one side alone
 
 x: the entries that bounds do not fix. sigma and r scale gradients at the start to 100 at most; C is the vector (r c, r h + s).
 """
@@ -8,11 +9,13 @@ x: the entries that bounds do not fix. sigma and r scale gradients at the start 
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..core.derivatives.tape import Tape
 from ..core.problem import Multipliers
@@ -22,6 +25,8 @@ from ..oracle import ConstrainedOracle
 LARGEST = 100.0  # gradient at the start that is not scaled down
 SCALED = 1e-8  # the smallest scale
 PUSH = 1e-2  # of max(1, |bound|) and of the range: how far from bounds a start is moved
+DAMPED = 1e-5  # without it -log falls for ever, and what neither f nor C needs runs off (Waechter and Biegler 2006, section 3.7)
+EPS = float(np.finfo(np.float64).eps)
 Array = np.ndarray
 
 
@@ -73,7 +78,7 @@ class Program:
         """The free entries of the start."""
         return self.flat(self.like)
 
-    @property
+    @functools.cached_property
     def n(self) -> int:
         return len(self.free)
 
@@ -82,9 +87,23 @@ class Program:
         return len(self.rows)
 
     @functools.cached_property
+    def sides(self) -> tuple[Array, Array]:
+        """Where there is a bound from below, and from above."""
+        return np.isfinite(self.low), np.isfinite(self.high)
+
+    @functools.cached_property
+    def boxed(self) -> bool:
+        """There is a bound."""
+        return bool(self.sides[0].any() or self.sides[1].any())
+
+    @functools.cached_property
     def bounded(self) -> bool:
         """There is a bound or an inequality."""
-        return self.inequalities > 0 or bool(np.isfinite(self.low).any() or np.isfinite(self.high).any())
+        return self.inequalities > 0 or self.boxed
+
+    def clipped(self, x: Array) -> Array:
+        """x within the bounds."""
+        return np.minimum(np.maximum(x, self.low), self.high) if self.boxed else x
 
     def whole(self, x: Array) -> Array:
         """x with the fixed entries."""
@@ -104,6 +123,8 @@ class Program:
 
     def inside(self, x: Array) -> Array:
         """x moved from its bounds; by less where functions are not finite there."""
+        if not self.boxed:
+            return x
         for push in (PUSH, 1e-2 * PUSH, 1e-4 * PUSH):
             moved = inside(x, self.low, self.high, push)
             if np.array_equal(moved, x) or self.at(moved, np.zeros(self.inequalities)).finite:
@@ -132,14 +153,16 @@ class Values:
         self.C = program.rows * self.raw
         self.C[program.equalities :] += s
         self.theta = float(np.abs(self.C).sum())
-
-    @property
-    def finite(self) -> bool:
-        return bool(np.isfinite(self.f) and np.isfinite(self.theta))
+        self.finite = math.isfinite(self.f) and math.isfinite(self.theta)
 
     @functools.cached_property
     def g(self) -> Array:
-        return self.program.sigma * self.tape.gradient.double().cpu().numpy()[self.program.free]
+        return self.program.sigma * self._free(self.tape.gradient)
+
+    def _free(self, found: Tensor) -> Array:
+        """The free entries of a vector, and of each row of a matrix."""
+        array = found.double().cpu().numpy()
+        return array if self.program.n == array.shape[-1] else array[..., self.program.free]
 
     @functools.cached_property
     def J(self) -> Any:
@@ -148,9 +171,9 @@ class Values:
         if p.sparse:
             J = self.tape.J.scipy()[:, p.free]
             return J.multiply(p.rows[:, None]).tocsr()
-        return p.rows[:, None] * self.tape.jacobian.double().cpu().numpy()[:, p.free]
+        return p.rows[:, None] * self._free(self.tape.jacobian)
 
-    @property
+    @functools.cached_property
     def smooth(self) -> bool:
         """The first derivatives are finite."""
         return bool(np.isfinite(self.g).all() and np.isfinite(self.J.data if self.program.sparse else self.J).all())
@@ -165,14 +188,47 @@ class Values:
         p = self.program
         weights = torch.from_numpy(p.rows * lam).to(self.tape.c)
         at = self.tape.lagrangian(weights, objective * p.sigma)
-        if not p.sparse:
-            return at.hessian.double().cpu().numpy()[np.ix_(p.free, p.free)]
-        if not at.explicit:
+        if not (p.sparse and at.explicit):
+            H = self._free(at.hessian)
+            H = H if len(H) == p.n else H[p.free]
+            if not p.sparse:
+                return H
             from scipy.sparse import csr_array
 
-            return csr_array(at.hessian.double().cpu().numpy()[np.ix_(p.free, p.free)])
+            return csr_array(H)
         whole: Any = sum(one.scipy() for one in at.summands.values())
         return whole.tocsr()[p.free][:, p.free]
+
+    # -- distances to bounds ------------------------------------------------------------------------------------------------
+    @functools.cached_property
+    def dl(self) -> Array:
+        """x - low; infinite without a bound."""
+        return np.maximum(self.x - self.program.low, EPS * np.maximum(1.0, np.abs(self.program.low)))
+
+    @functools.cached_property
+    def du(self) -> Array:
+        return np.maximum(self.program.high - self.x, EPS * np.maximum(1.0, np.abs(self.program.high)))
+
+    @functools.cached_property
+    def damping(self) -> tuple[Array, Array]:
+        """The slopes in x and s of DAMPED times distances, where an entry has a bound on one side alone."""
+        low, high = self.program.sides
+        return DAMPED * (1.0 * (low & ~high) - (high & ~low)), np.full(len(self.s), DAMPED)
+
+    @functools.cached_property
+    def barrier(self) -> float:
+        """(phi - f) / mu."""
+        dx, ds = self.damping
+        distances, damped = self.s, float(ds @ self.s)
+        if self.program.boxed:
+            low, high = self.program.sides
+            distances = np.concatenate([self.dl[low], self.du[high], self.s])
+            damped += float(np.abs(dx) @ np.where(dx > 0, self.dl, np.where(dx < 0, self.du, 0.0)))
+        with np.errstate(divide="ignore"):  # a slack may round to 0, and phi is infinite
+            return damped - float(np.log(distances).sum())
+
+    def phi(self, mu: float) -> float:
+        return self.f + mu * self.barrier if self.program.bounded else self.f
 
     def slid(self, s: Array) -> Values:
         """The same x with other slacks."""

@@ -18,7 +18,7 @@ def cold(at: Values) -> Iterate:
     """Slacks as the rows are, PUSH at least; z = 1."""
     p = at.program
     slack = np.maximum(-at.C[p.equalities :], PUSH)
-    at = at.slid(slack)
+    at = at.slid(slack) if p.inequalities else at
     zl, zu = (np.isfinite(bound) * 1.0 for bound in (p.low, p.high))
     it = Iterate(at, np.zeros(p.m), zl, zu, np.ones(len(slack)))
     return first_multipliers(it) if at.smooth else it

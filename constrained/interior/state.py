@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..core.states import solver_state
 from ..core.status import Status
 from ..core.vec import Vec
+from .iterate import Iterate
 from .program import Array
 
 
@@ -46,6 +51,47 @@ class InteriorPointState:
     waited: int
     start: Vec
     outcome: Status
+
+
+def blank(it: Iterate, mu: float, start: Vec) -> InteriorPointState:
+    """At the first iterate of an attempt, of which nothing is known yet."""
+    program = it.at.program
+    return InteriorPointState(
+        k=0,
+        x=it.at.vec,
+        lam=stored(it.lam),
+        **barred(it),
+        mu=mu,
+        pairs=torch.zeros(0, 2, dtype=torch.float64),
+        limit=it.at.theta,
+        sigma=program.sigma,
+        rows=stored(program.rows),
+        sparse=program.sparse,
+        dw=0.0,
+        shifted=True,
+        saddle=False,
+        growing=0,
+        grown=0.0,
+        peak=0.0,
+        value=it.at.value,
+        residual=math.inf,
+        violation=math.inf,
+        short=0,
+        stuck=0,
+        failed=0,
+        restored=0,
+        first=None,
+        best=math.inf,
+        least=math.inf,
+        waited=0,
+        start=start,
+        outcome=Status.RUNNING,
+    )
+
+
+def barred(it: Iterate) -> dict[str, Any]:
+    """The fields that are of bounds and inequalities alone."""
+    return {"s": stored(it.at.s), "z": stored(np.stack([it.zl, it.zu])), "zs": stored(it.zs)}
 
 
 def stored(a: Array) -> Tensor:

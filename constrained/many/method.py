@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ..core.deadline import look
 from ..core.status import Status
-from ..interior.iterate import EPS, LEAST
+from ..interior.iterate import LEAST
+from ..interior.program import EPS
 from ..interior.start import LARGEST
 from ..interior.verdict import FAR, LARGE, LOW
 from ..solvers.interior_point import (

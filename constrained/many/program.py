@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.derivatives.lanes import LaneTape, Whole, values
-from ..interior.iterate import EPS
-from ..interior.program import LARGEST, PUSH, SCALED
+from ..interior.program import EPS, LARGEST, PUSH, SCALED
 from .lanes import largest
 
 

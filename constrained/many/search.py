@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..interior.filter import ARMIJO, CORRECTIONS, GAMMA_PHI, GAMMA_THETA, LARGE, S_PHI, S_THETA, SHARE, SHORTEST, SMALL
-from ..interior.iterate import EPS
+from ..interior.program import EPS
 from .iterate import INFINITE, barrier
 from .lanes import taken
 from .newton import Newton

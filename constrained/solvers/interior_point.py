@@ -38,7 +38,6 @@ References
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -50,16 +49,17 @@ from ..core.errors import Unsuitable
 from ..core.options import Positive, Steps
 from ..core.problem import Multipliers, Point
 from ..core.solver import Solver
+from ..core.states import changed
 from ..core.status import Feature, Status
 from ..core.vec import Vec
 from ..interior.filter import Accepted, Limits, Search, advanced, dominated, joined, longest
 from ..interior.inertia import largest
-from ..interior.iterate import EPS, LEAST, Iterate, fallen
+from ..interior.iterate import LEAST, Iterate, fallen
 from ..interior.newton import Newton, Step, least_squares, polished
-from ..interior.program import PUSH, Array, Program, Values, inside
+from ..interior.program import EPS, PUSH, Array, Program, Values, inside
 from ..interior.restoration import flat, restore
 from ..interior.start import LARGEST, cold, first_multipliers, warm
-from ..interior.state import InteriorPointState, stored
+from ..interior.state import InteriorPointState, barred, blank, stored
 from ..interior.verdict import GROWS, LARGE, STEPS, bends_down, dependent, lacking, matters, told
 from ..oracle import ConstrainedOracle
 
@@ -127,21 +127,19 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         if known is None:
             return first
         lam = stored(program.sigma * known.lam / program.rows)
-        return replace(first, x=start.x, lam=lam, residual=known.residual, saddle=bends_down(known), outcome=Status.CONVERGED)
+        return changed(first, x=start.x, lam=lam, residual=known.residual, saddle=bends_down(known), outcome=Status.CONVERGED)
 
     def step(self, oracle: ConstrainedOracle, state: InteriorPointState) -> InteriorPointState:
-        program = self._program(oracle, state)
-        s = replace(state, k=state.k + 1)
-        it = self._iterate(program, s)
+        it, s = self._iterate(oracle, state), changed(state, k=state.k + 1)
         if not (it.at.finite and it.at.smooth):
-            return replace(s, outcome=Status.NONFINITE)
+            return changed(s, outcome=Status.NONFINITE)
         s = self._lower(it, s)  # (1)
         it = it.near(s.mu)
         newton = Newton.at(it, s.mu, s.dw)  # (2)
         if newton is None:
             curved = it.at.curved(it.lam) or s.residual <= NEAR * self.tolerance  # at a solution a Hessian may be infinite
-            return self._restored(it, s, 0.9) if curved else replace(s, outcome=Status.NONFINITE)
-        s = replace(s, dw=newton.factors.dw or s.dw, shifted=newton.factors.dw > 0)
+            return self._restored(it, s, 0.9) if curved else changed(s, outcome=Status.NONFINITE)
+        s = changed(s, dw=newton.factors.dw or s.dw, shifted=newton.factors.dw > 0)
         step = newton.step()  # (3)
         if not step.finite:
             return self._restored(it, s, 0.9)
@@ -149,7 +147,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
             there = polished(newton)
             if there is not None:
                 return self._at(s, there)
-            s = replace(s, failed=s.failed + 1)
+            s = changed(s, failed=s.failed + 1)
         tau = max(0.99, 1 - s.mu)
         length = longest(it, step, tau)
         if step.size(it.at) < 10 * EPS:
@@ -165,7 +163,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         return self._restored(it, s, 0.9)
 
     def revisit(self, oracle: ConstrainedOracle, state: InteriorPointState) -> bool:
-        at = self._iterate(self._program(oracle, state), state).at
+        at = self._iterate(oracle, state).at
         return at.finite and at.smooth
 
     def terminate(self, oracle: ConstrainedOracle, state: InteriorPointState) -> Status:
@@ -188,7 +186,7 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         if state.k == 0:  # the start itself may lie on bounds
             program = self._program(oracle, state)
             state = self._first(program.at(program.inside(program.flat(state.start)), state.s.numpy()), state.start)
-        return replace(state, outcome=Status.RUNNING, waited=0)
+        return changed(state, outcome=Status.RUNNING, waited=0)
 
     def monitor(self, state: InteriorPointState) -> dict[str, float]:
         return {"objective": state.value, "residual": state.residual, "feasibility": state.violation, "mu": state.mu}
@@ -203,7 +201,12 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
     def _program(self, oracle: ConstrainedOracle, s: InteriorPointState) -> Program:
         return Program.again(oracle, s.start, len(s.s), s.sparse, s.sigma, s.rows.numpy())
 
-    def _iterate(self, program: Program, s: InteriorPointState) -> Iterate:
+    def _iterate(self, oracle: ConstrainedOracle, s: InteriorPointState) -> Iterate:
+        """The iterate that the state is of; that of the last state is at hand."""
+        known = None if oracle.memory is None else oracle.memory.behind(s)
+        if known is not None:
+            return known
+        program = self._program(oracle, s)
         at = program.at(program.flat(s.x), s.s.numpy(), s.x)
         return Iterate(at, s.lam.numpy(), s.z[0].numpy(), s.z[1].numpy(), s.zs.numpy())
 
@@ -212,74 +215,41 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         if sum(len(part) for part in (given.equality, given.inequality) if part is not None) != program.m:
             return first
         it, mu = warm(program, x, program.scaled_multipliers(given), self.mu)
-        return self._at(replace(first, mu=mu, limit=it.at.theta), it) if it.at.finite and it.at.smooth else first
+        return self._at(changed(first, mu=mu, limit=it.at.theta), it) if it.at.finite and it.at.smooth else first
 
     def _solution(self, rough: Program, start: Vec) -> Iterate | None:
         """The start itself where it is one: from inside the bounds nothing as good may be found again."""
+        if rough.sparse or not rough.bounded:
+            return None
         e, none = rough.equalities, np.zeros(rough.n)
         at = rough.at(rough.flat(start), np.zeros(rough.inequalities), start)
         it = Iterate(at.slid(np.maximum(-at.raw[e:], 0.0)), np.zeros(rough.m), none, none, np.zeros(rough.inequalities))
-        if rough.sparse or not rough.bounded or not it.violation <= self.tolerance:
+        if not it.violation <= self.tolerance:
             return None
         it = replace(it, lam=rough.scaled_multipliers(kkt.multipliers(rough.oracle, start)))
         return it if it.residual <= self.tolerance else None
 
     def _first(self, at: Values, start: Vec) -> InteriorPointState:
         """The first state of an attempt."""
-        it, program = cold(at), at.program
-        blank = InteriorPointState(
-            k=0,
-            x=at.vec,
-            s=stored(it.at.s),
-            lam=stored(it.lam),
-            z=stored(np.stack([it.zl, it.zu])),
-            zs=stored(it.zs),
-            mu=self.mu,
-            pairs=torch.zeros(0, 2, dtype=torch.float64),
-            limit=it.at.theta,
-            sigma=program.sigma,
-            rows=stored(program.rows),
-            sparse=program.sparse,
-            dw=0.0,
-            shifted=True,
-            saddle=False,
-            growing=0,
-            grown=0.0,
-            peak=0.0,
-            value=at.value,
-            residual=math.inf,
-            violation=math.inf,
-            short=0,
-            stuck=0,
-            failed=0,
-            restored=0,
-            first=None,
-            best=math.inf,
-            least=math.inf,
-            waited=0,
-            start=start,
-            outcome=Status.RUNNING,
-        )
-        return self._at(blank, it)
+        it = cold(at)
+        return self._at(blank(it, self.mu, start), it)
 
     def _at(self, s: InteriorPointState, it: Iterate) -> InteriorPointState:
         """The state at an iterate, and the verdict there."""
         residual, violation, size = it.residual, it.violation, largest(it.lam)
         outcome, grows = told(it, self.tolerance), size > GROWS * largest(s.lam.numpy())
-        s = replace(s, growing=s.growing + 1 if grows else 0, grown=s.grown if grows else size, peak=max(s.peak, size))
+        s = changed(s, growing=s.growing + 1 if grows else 0, grown=s.grown if grows else size, peak=max(s.peak, size))
         if outcome is Status.CONVERGED:
             endless = s.growing >= STEPS and size >= LARGE * max(1.0, s.grown)
             without = matters(it) and (endless or (s.peak >= LARGE and lacking(it)))
-            s = replace(s, saddle=s.shifted and not without and bends_down(it))
+            s = changed(s, saddle=s.shifted and not without and bends_down(it))
             outcome = Status.DEGENERATE if without else outcome
         better, closer = residual <= 0.9 * s.best, violation <= 0.9 * s.least
-        return replace(
+        new = changed(
             s,
+            **(barred(it) if it.at.program.bounded else {}),  # without bounds they stay
             x=it.at.vec,
-            s=stored(it.at.s),
             lam=stored(it.lam),
-            z=stored(np.stack([it.zl, it.zu])),
-            zs=stored(it.zs),
             value=it.at.value,
             residual=residual,
             violation=violation,
@@ -288,22 +258,26 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
             waited=0 if better or closer else s.waited + 1,
             outcome=outcome,
         )
+        memory = it.at.program.oracle.memory
+        if memory is not None and new.x.dtype == torch.float64:  # in float32 the state has a rounded x
+            memory.made = new, it
+        return new
 
     # -- the parts of a step ------------------------------------------------------------------------------------------------
     def _lower(self, it: Iterate, s: InteriorPointState) -> InteriorPointState:
         """(1); without bounds there is no barrier."""
         if not it.at.program.bounded:
-            return replace(s, mu=LEAST)
+            return changed(s, mu=LEAST)
         mu = it.lowered(s.mu)
-        return s if mu == s.mu else replace(s, mu=mu, pairs=s.pairs[:0])
+        return s if mu == s.mu else changed(s, mu=mu, pairs=s.pairs[:0])
 
     def _at_rounding(self, newton: Newton, step: Step, length: float, s: InteriorPointState) -> InteriorPointState:
         """A step of a few round-offs is taken as it is, and mu falls; where there is no barrier and no less residual, the end."""
         it, p = newton.it, newton.it.at.program
-        at = p.at(np.clip(it.at.x + length * step.dx, p.low, p.high), it.at.s + length * step.ds)
+        at = p.at(p.clipped(it.at.x + length * step.dx), it.at.s + length * step.ds)
         there = replace(it, at=at, lam=it.lam + length * step.dlam) if at.finite and at.smooth else it
         if p.bounded and s.mu > LEAST:
-            return self._at(replace(s, mu=fallen(s.mu), pairs=s.pairs[:0]), there.near(fallen(s.mu)))
+            return self._at(changed(s, mu=fallen(s.mu), pairs=s.pairs[:0]), there.near(fallen(s.mu)))
         return self._at(s, there) if there.residual < s.residual else self._restored(it, s, 0.9)
 
     def _moved(self, newton: Newton, found: Accepted, s: InteriorPointState, tau: float, length: float) -> InteriorPointState:
@@ -318,13 +292,13 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
             pairs = torch.from_numpy(joined(pairs.numpy(), it.at.theta, it.phi(s.mu)))
         short = s.short + 1 if found.alpha < SHORT * length and found.at.theta > 0.5 * it.at.theta else 0
         infeasible = found.at.theta > self.tolerance and flat(found.at)
-        s = self._at(replace(s, pairs=pairs, short=short, stuck=s.stuck + 1 if infeasible else 0), there)
+        s = self._at(changed(s, pairs=pairs, short=short, stuck=s.stuck + 1 if infeasible else 0), there)
         if s.outcome is not Status.RUNNING:
             return s
         if s.waited > PATIENCE:
             return self._again(there, s, Status.STALLED)
         if short >= SHORT_STEPS or s.stuck >= STUCK:
-            return self._restored(there, replace(s, short=0, stuck=0), 0.1)
+            return self._restored(there, changed(s, short=0, stuck=0), 0.1)
         return s
 
     def _polishes(self, newton: Newton, s: InteriorPointState) -> bool:
@@ -349,12 +323,12 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
 
         found = restore(it.at, s.mu, enough)
         if found.stationary:
-            return self._infeasible(it, replace(s, restored=s.restored + 1), found.at)
+            return self._infeasible(it, changed(s, restored=s.restored + 1), found.at)
         if found.at.theta > 0.9 * theta:
             return self._again(it, s, Status.STALLED)
         there = replace(it, at=found.at, zl=np.minimum(it.zl, LARGEST), zu=np.minimum(it.zu, LARGEST))
         there = first_multipliers(there.near(s.mu))
-        return self._at(replace(s, pairs=torch.from_numpy(pairs), restored=s.restored + 1, short=0), there)
+        return self._at(changed(s, pairs=torch.from_numpy(pairs), restored=s.restored + 1, short=0), there)
 
     def _infeasible(self, it: Iterate, s: InteriorPointState, at: Values) -> InteriorPointState:
         """A stationary point of the scaled violation: once more unscaled before the verdict."""
@@ -368,15 +342,15 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
                 return self._again(there, s, Status.LOCALLY_INFEASIBLE)
             return self._again(it, s, Status.STALLED)
         back = at.program.at(found.at.x, found.at.s * at.program.rows[program.equalities :], found.at.vec)
-        return self._at(replace(s, pairs=s.pairs[:0], short=0), first_multipliers(replace(it, at=back).near(s.mu)))
+        return self._at(changed(s, pairs=s.pairs[:0], short=0), first_multipliers(replace(it, at=back).near(s.mu)))
 
     def _again(self, it: Iterate, s: InteriorPointState, verdict: Status) -> InteriorPointState:
         """The second attempt: from the start with the violation reduced first; after it the verdict."""
         if verdict in UNTOLD and s.peak >= LARGE and dependent(it):
             verdict = Status.DEGENERATE
-        ended = replace(self._at(s, it), outcome=verdict)
+        ended = changed(self._at(s, it), outcome=verdict)
         if s.first is not None:
-            return replace(s.first, k=s.k) if _better(s.first, ended) else ended
+            return changed(s.first, k=s.k) if _better(s.first, ended) else ended
         program = it.at.program
         x = inside(program.flat(s.start), program.low, program.high)
         first = program.at(x, np.zeros(program.inequalities))
@@ -387,8 +361,8 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
         if not found.at.theta <= 0.9 * first.theta:
             return ended
         fresh = self._first(found.at, s.start)
-        fresh = replace(fresh, limit=max(first.theta, found.at.theta))
-        return replace(fresh, k=s.k, first=ended, restored=0)
+        fresh = changed(fresh, limit=max(first.theta, found.at.theta))
+        return changed(fresh, k=s.k, first=ended, restored=0)
 
 
 def _better(one: InteriorPointState, other: InteriorPointState) -> bool:

@@ -48,7 +48,8 @@ class Calls:
     def of(self, function: str) -> Count:
         """The count of a function that is about to be called: the time may be over."""
         look()
-        return self.by.setdefault(self.purpose, {}).setdefault(function, Count())
+        counts = self.by.setdefault(self.purpose, {})
+        return counts[function] if function in counts else counts.setdefault(function, Count())
 
     @contextlib.contextmanager
     def counting(self, purpose: str) -> Iterator[None]:
@@ -63,7 +64,7 @@ class Calls:
         return sum(self.by.get(purpose, {}).values(), Count())
 
     def copy(self) -> Calls:
-        return Calls({p: {name: Count() + c for name, c in one.items()} for p, one in self.by.items()}, self.purpose)
+        return Calls({p: {name: Count(**vars(c)) for name, c in one.items()} for p, one in self.by.items()}, self.purpose)
 
     def as_dict(self) -> dict[str, dict[str, dict[str, int]]]:
         return {p: {name: dict(vars(count)) for name, count in one.items()} for p, one in self.by.items()}

@@ -43,6 +43,7 @@ class Memory:
         self.before: dict[Key, Known] = {}
         self.graphs: dict[str, tuple[Key, Any]] = {}  # of the last evaluation of each function
         self.kept: dict[str, tuple[Key, Any]] = {}  # beside it, until the next step
+        self.made: tuple[Any, Any] = None, None  # a solver's last state, and what it was made from
 
     def key(self, name: str, args: Sequence[Vec]) -> Key | None:
         """Of a function at a point; None where that is not remembered."""
@@ -78,6 +79,10 @@ class Memory:
         """What the last evaluations left, at the start or at an answer, stands while functions are asked elsewhere."""
         self.kept = dict(self.graphs)
 
+    def behind(self, state: Any) -> Any:
+        """What the solver made this state from, where it is the last one."""
+        return self.made[1] if self.made[0] is state else None
+
     def evaluating(self, name: str) -> None:
         """A function is about to be called: its last graph goes first."""
         self.graphs.pop(name, None)
@@ -106,4 +111,4 @@ class Memory:
 
     def forget(self) -> None:
         """All of it, so that functions are asked whether they say the same again."""
-        self.now, self.before, self.graphs, self.kept = {}, {}, {}, {}
+        self.now, self.before, self.graphs, self.kept, self.made = {}, {}, {}, {}, (None, None)

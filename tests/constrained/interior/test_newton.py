@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from constrained import Box, ConstrainedProblem
-from constrained.interior.iterate import DAMPED, Iterate
+from constrained.interior.iterate import Iterate
 from constrained.interior.newton import Newton, least_squares
-from constrained.interior.program import Program
+from constrained.interior.program import DAMPED, Program
 from constrained.interior.start import first_multipliers
 
 F64 = torch.float64
@@ -60,7 +60,7 @@ def moved(it, v):
 def test_the_step_is_newtons_for_the_whole_system():
     it, h = iterate(), 1e-6
     columns = [(conditions(moved(it, h * e), MU) - conditions(moved(it, -h * e), MU)) / (2 * h) for e in np.eye(13)]
-    damping = np.concatenate([*it.damping, np.zeros(8)])
+    damping = np.concatenate([*it.at.damping, np.zeros(8)])
     truth = np.linalg.solve(np.stack(columns, 1), -conditions(it, MU) - MU * damping)
     assert damping[:5].tolist() == [DAMPED, 0, 0, DAMPED, DAMPED]  # x1 and s have one bound
     newton = Newton.at(it, MU, 0.0)
