@@ -59,6 +59,15 @@ class ConstrainedOracle(Oracle):
         return [one for one in (self.c, self.h) if one is not None]
 
     @functools.cached_property
+    def unrecorded(self) -> ConstrainedOracle:
+        """The same functions without a recording, which holds the world as it was at its own time."""
+        if self.replay is None:
+            return self
+        f, c, h = (part and part.own for part in (self.f, self.c, self.h))
+        assert f is not None
+        return ConstrainedOracle(f, c, h, self.f.sampler, self.variables["x"], self.X, self.f.seed, self.f.random).remember()
+
+    @functools.cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """low and high of each entry, where X bounds entries: flat, float64, infinite without a bound."""
         x = self.variables["x"]

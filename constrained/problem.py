@@ -196,10 +196,10 @@ class ConstrainedProblem(Problem):
     def _read(self, point: Point, by: ConstrainedOracle | None = None) -> tuple[ConstrainedOracle, Vec, str]:
         """An oracle on all of the data (on the first batch of a stream: suffix `_estimate`), and the point.
 
-        The given one where it may be used: not a recording, since what it holds of the world is of its own time.
+        The given one where it may be used, without its recording.
         """
-        if by is not None and by.memory is not None and by.replay is None and not by.f.random:
-            oracle, without = by, []
+        if by is not None and by.memory is not None and not by.f.random:
+            oracle, without = by.unrecorded, []
         else:
             whole, without = self.judged()
             oracle = whole.oracle().remember()

@@ -1,12 +1,12 @@
 """Replay: f, the constraints c and their derivatives from recorded programs, for small problems that are solved many times.
 
     first(x)       -> f, c, g = grad f, J
-    joint(x, lam)  -> f, c, g, J, H = hess_xx (f + lam'c)
+    second(x, lam) -> H = hess_xx (f + lam'c)
 
 c: the rows of all constraints; a tape of the first of them alone gets its part.
 
 Both are the tape's own operations, recorded once (`make_fx`) and run by TorchScript without Python. On HS78 (n = 5, m = 3) they
-take 0.1 and 0.2 ms, the tape 0.5 and 1.2; recording takes 0.1 to 0.5 s, the first in a process 2 s. A program is used only
+take 0.1 ms each, the tape 0.5 and 0.7; recording takes 0.1 to 0.5 s, the first in a process 2 s. A program is used only
 after it agreed with the tape at the start and near it; where it cannot be recorded or does not agree, the tape is used and
 `reason` says why. (`torch.jit.trace` is deprecated from torch 2.13 on; once it is gone, that is the reason.)
 """
@@ -60,7 +60,7 @@ class Replay:
     """
 
     first: Program | None
-    joint: Program | None
+    second: Program | None
     reason: str
     sizes: tuple[int, ...] = ()
 
@@ -72,35 +72,35 @@ class Replay:
             seen = Tape(f, c, x)
             sizes, at = tuple(map(len, seen.split(seen.c))), (x.ravel().detach().clone(), torch.ones_like(seen.c))
             first = _recorded(lambda flat: _first(Tape(f, c, x.unravel(flat))), at[:1])
-            joint = _recorded(lambda flat, lam: _joint(Tape(f, c, x.unravel(flat)), lam), at)
-            _compare(first, joint, f, c, x)
+            second = _recorded(lambda flat, lam: (Tape(f, c, x.unravel(flat)).lagrangian(lam).hessian,), at)
+            _compare(first, second, f, c, x)
         except Unrecorded as why:
             return cls(None, None, str(why))
         except Exception as error:  # the functions' own, and whatever recording meets
             return cls(None, None, f"recording raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-        return cls(first, joint, "", sizes if c else ())
+        return cls(first, second, "", sizes if c else ())
 
     def tape(self, f: Objective, c: Sequence[Constraint], x: Vec, draw: Draw | None) -> Tape:
         """f and c, the first of the constraints, at x, replayed where there is a program."""
-        if self.first is None or self.joint is None:
+        if self.first is None or self.second is None:
             return Tape(f, c, x, draw)
-        return ReplayedTape(self.first, self.joint, self.sizes, f, c, x, draw)
+        return ReplayedTape(self.first, self.second, self.sizes, f, c, x, draw)
 
 
 class ReplayedTape(Tape):
-    """A tape whose numbers come from a program: those of first order when one is asked for, all at once for a Lagrangian."""
+    """A tape whose numbers come from programs: those of first order all at once, and Hessians."""
 
     def __init__(
         self,
         first: Program,
-        joint: Program,
+        second: Program,
         sizes: Sequence[int],
         f: Objective,
         c: Sequence[Constraint],
         x: Vec,
         draw: Draw | None,
     ):
-        self._first, self._joint = first, joint
+        self._first, self._second = first, second
         self.f, self.constraints, self.at, self.draw = f, tuple(c), x, f._at(draw)
         self._sizes, self._rest = sizes[: len(self.constraints)], sum(sizes[len(self.constraints) :])
         self.x = x.ravel().detach()
@@ -115,12 +115,11 @@ class ReplayedTape(Tape):
 
     @functools.cached_property
     def _numbers(self) -> Sequence[Tensor]:  # f, c, g, J
-        return self._own(self._first(self.x))
-
-    def _own(self, numbers: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Without the rows of other constraints."""
+        numbers = self._first(self.x)
+        if not self._rest:
+            return numbers
         m = sum(self._sizes)
-        return [part[:m] if i in (1, 3) and self._rest else part for i, part in enumerate(numbers)]
+        return [part[:m] if i in (1, 3) else part for i, part in enumerate(numbers)]  # without the rows of other constraints
 
     def split(self, w: Tensor) -> tuple[Tensor, ...]:
         return w.split(list(self._sizes), -1)
@@ -163,8 +162,7 @@ class ReplayedTape(Tape):
         if sigma == 0:  # the programs have L = f + lam'c
             return Tape(self.f, self.constraints, self.at, self.draw).lagrangian(lam, sigma)
         weights = torch.cat([lam.detach() / sigma, self.x.new_zeros(self._rest)])
-        *numbers, H = self._joint(self.x, weights)
-        self._numbers = self._own(numbers)
+        (H,) = self._second(self.x, weights)
         return ReplayedLagrangian(self, lam, sigma, sigma * H if sigma != 1 else H)
 
 
@@ -172,9 +170,13 @@ class ReplayedLagrangian(Lagrangian):
     """Products with the matrices themselves."""
 
     def __init__(self, tape: ReplayedTape, lam: Tensor, sigma: float, H: Tensor):
-        self.tape, self.lam, self.sigma, self._J, self._H = tape, lam.detach(), sigma, tape._numbers[3], H
+        self.tape, self.lam, self.sigma, self._H = tape, lam.detach(), sigma, H
+        _, _, self._g, self._J = tape._numbers
         tape.f.calls.of(tape.f.name).gradients += 1
-        self.gradient = sigma * tape._numbers[2] + self.lam @ self._J
+
+    @functools.cached_property
+    def gradient(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.sigma * self._g + self.lam @ self._J
 
     def product(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         self._count(1)
@@ -193,10 +195,6 @@ class ReplayedLagrangian(Lagrangian):
 # -- recording --------------------------------------------------------------------------------------------------------------
 def _first(tape: Tape) -> tuple[Tensor, ...]:
     return tape.value, tape.c, tape.gradient, tape.jacobian
-
-
-def _joint(tape: Tape, lam: Tensor) -> tuple[Tensor, ...]:
-    return *_first(tape), tape.lagrangian(lam).hessian
 
 
 def _fit(f: Objective, c: Sequence[Constraint], x: Vec) -> None:
@@ -238,22 +236,21 @@ def _deterministic(node: torch.fx.Node) -> None:
             raise Unrecorded(f"{node.target} {UNFIT[tag]}")
 
 
-def _compare(first: Program, joint: Program, f: Objective, c: Sequence[Constraint], x: Vec) -> None:
+def _compare(first: Program, second: Program, f: Objective, c: Sequence[Constraint], x: Vec) -> None:
     """Raises Unrecorded where a program and the tape differ, at x or at a random point near it with random multipliers."""
     generator = torch.Generator().manual_seed(0)
     for far in (0.0, 0.1, 1e-3):
         step = x.map(lambda leaf: _normal(leaf, generator))
         tape = Tape(f, c, x.add(step, far * (1.0 + float(x.norm())) / float(step.norm())))
         lam = _normal(tape.c, generator)
-        true = _joint(tape, lam)
+        true = *_first(tape), tape.lagrangian(lam).hessian
         if far == 0.1 and not all(bool(t.isfinite().all()) for t in true):  # outside of a logarithm's domain
             continue
         flat = tape.x.detach()
-        for replayed in (first(flat), joint(flat, lam)):
-            for a, b in zip(replayed, true):
-                error, size = float((a - b).double().norm()), float(b.double().norm())
-                if not error <= AGREE * torch.finfo(b.dtype).eps * max(1.0, size):
-                    raise Unrecorded(f"replayed numbers differ from the tape's by {error:.1e}, {far:g} (1 + |x|) from the start")
+        for a, b in zip((*first(flat), *second(flat, lam)), true):
+            error, size = float((a - b).double().norm()), float(b.double().norm())
+            if not error <= AGREE * torch.finfo(b.dtype).eps * max(1.0, size):
+                raise Unrecorded(f"replayed numbers differ from the tape's by {error:.1e}, {far:g} (1 + |x|) from the start")
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:

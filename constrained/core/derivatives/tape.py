@@ -292,10 +292,11 @@ class Lagrangian:
     def hessian(self) -> Tensor:
         """H, n x n, symmetric."""
         self.tape.f.calls.of(self.tape.f.name).hessians += not self.explicit
-        eye = torch.eye(len(self.tape.x), dtype=self.tape.x.dtype, device=self.tape.x.device)
         with self._named():
-            rows = _rows(self._s, self.tape.x)
-        H = sum((self._bend(part, eye) for part in self._own), rows)
+            H = _rows(self._s, self.tape.x)
+        if self._own:
+            eye = torch.eye(len(self.tape.x), dtype=self.tape.x.dtype, device=self.tape.x.device)
+            H = sum((self._bend(part, eye) for part in self._own), H)
         return 0.5 * (H + H.T)
 
 
