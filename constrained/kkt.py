@@ -23,11 +23,14 @@ from .core.derivatives.constraint import Constraint
 from .core.derivatives.finite_differences import Finding, Report, compare, direction, worst
 from .core.derivatives.looks import NEAR
 from .core.derivatives.objective import Objective
+from .core.derivatives.tape import Tape
 from .core.errors import BilevelError, NonFiniteStart, ProblemError, Unsuitable
 from .core.moved import forward_names
 from .core.problem import Multipliers
 from .core.vec import Vec
 from .oracle import ConstrainedOracle
+
+SMALL = 2_500  # entries of a Jacobian that costs not much more than a product with it
 
 
 # -- truth ------------------------------------------------------------------------------------------------------------------
@@ -93,14 +96,15 @@ def _values(oracle: ConstrainedOracle, x: Vec) -> list[Tensor]:
 
 def _first(oracle: ConstrainedOracle, x: Vec, generator: torch.Generator, *, finite: bool = False) -> list[Finding]:
     """grad f and J'w from values; `finite`: none where a value is not."""
-    claims, (x, d) = [], looks.with_room(oracle.X.project, x, direction(x, generator))
+    d = direction(x, generator)
+    claims, (x, d) = [], (x, d) if oracle.X.whole else looks.with_room(oracle.X.project, x, d)
     for part in _parts(oracle):
         if part.own.differences:
             continue
         scalar = _scalar(oracle, part, x, generator)
         label = f"{part.name}: {'gradient' if isinstance(part, Objective) else 'Jacobian'}"
         claims.append((scalar, [label], *scalar.gradient((x,))))
-    if finite and not all(bool(value.isfinite()) for _, _, value, _ in claims):
+    if finite and not all(math.isfinite(value) for _, _, value, _ in claims):
         return []
     return [finding for claim in claims for finding in looks.compared(claim, (x,), [d])]
 
@@ -122,7 +126,7 @@ def with_bounds(oracle: ConstrainedOracle, x: Vec, given: Multipliers) -> Multip
     """The multipliers and those of bounds: what is left of grad f + J'lam where a step against it meets the bound."""
     tape = oracle.stacked(x, oracle.f.draw(0))
     rows = [part for part in (given.equality, given.inequality) if part is not None]
-    left = (tape.gradient + tape.vjp(torch.cat(rows).to(tape.c)) if rows else tape.gradient).double()
+    left = (gradient_of_lagrangian(tape, torch.cat(rows).to(tape.c)) if rows else tape.gradient).double()
     low, high = (torch.from_numpy(bound).to(left) for bound in oracle.bounds)
     flat = x.ravel().double()
     zero = torch.zeros_like(left)
@@ -144,15 +148,23 @@ def residuals(oracle: ConstrainedOracle, x: Vec, given: Multipliers) -> dict[str
         for part in (lam if oracle.c is not None else None, mu if h is not None else None)
         if part is not None
     ]
-    grad = tape.gradient + tape.vjp(torch.cat(weights)) if weights else tape.gradient
-    violated = [c, (x - oracle.X.project(x)).ravel().double()]
-    found = {}
+    grad = gradient_of_lagrangian(tape, torch.cat(weights)) if weights else tape.gradient
+    violated, found = [c], {}
     if h is not None and mu is not None:
         violated.append(h.clamp(min=0))
         found["complementarity"] = float(torch.minimum(mu.double(), (-h).clamp(min=0)).norm())
-    step = x.add(x.unravel(grad), -1.0)
-    stationarity = float(grad.double().norm()) if oracle.X.whole else float((x - oracle.X.project(step)).norm())
+    if oracle.X.whole:
+        stationarity = float(grad.double().norm())
+    else:
+        violated.append((x - oracle.X.project(x)).ravel().double())
+        stationarity = float((x - oracle.X.project(x.add(x.unravel(grad), -1.0))).norm())
     return {"stationarity": stationarity, "feasibility": float(torch.cat(violated).norm()), **found}
+
+
+def gradient_of_lagrangian(tape: Tape, lam: Tensor) -> Tensor:
+    """grad f + J'lam where both parts are asked for again: a small J is formed, which its rows' lengths take too."""
+    small = tape.m * len(tape.x) <= SMALL and all(c.own.vjp is None for c in tape.constraints)
+    return tape.gradient + (tape.J.T @ lam if small else tape.vjp(lam))
 
 
 def inside(oracle: ConstrainedOracle, x: Vec) -> Tensor:

@@ -124,9 +124,10 @@ def _shares(oracle: ConstrainedOracle, x: Vec, given: Multipliers, start: Vec) -
     lam = torch.zeros_like(c) if given.equality is None else given.equality.double().reshape(-1)
     mu = values[0].new_zeros(len(values[0])) if given.inequality is None else given.inequality.double().reshape(-1)
 
-    def gradient(at: Vec) -> Vec:
-        tape = oracle.stacked(at, draw)
-        return at.unravel(tape.gradient + tape.vjp(torch.cat([lam, mu]).to(tape.c)) if tape.m else tape.gradient)
+    weights = torch.cat([lam, mu]).to(here.c)
+
+    def slope_at(at: Vec) -> Vec:
+        return at.unravel(oracle.stacked(at, draw).gradient_of_lagrangian(weights))
 
     way, size = float((x - start).norm()), float(x.norm())
     multiplied = float(lam.abs() @ c.abs() + mu @ values[0].abs())
@@ -135,7 +136,8 @@ def _shares(oracle: ConstrainedOracle, x: Vec, given: Multipliers, start: Vec) -
     rounding = ROUNDING * eps * terms
     # Here first, where f and c were evaluated last.
     violated = _violation(oracle, x, torch.cat([c, values[0]]), torch.cat([c0, values[1]]), m, max(size, way))
-    missing = decrease(oracle.X, x, gradient(x), way, rounding, gradient) + multiplied
+    gradient = x.unravel(kkt.gradient_of_lagrangian(here, weights))
+    missing = decrease(oracle.X, x, gradient, way, rounding, slope_at) + multiplied
     if missing > SMALL * gained:  # of nothing, where f is as low at the start: then what f changes at all over that distance
         u = direction(x, torch.Generator().manual_seed(3))
         values = (float(oracle.f.value((oracle.X.project(x.add(u, t * way)),), draw)) for t in (1.0, -1.0))

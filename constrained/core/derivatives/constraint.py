@@ -48,8 +48,9 @@ class Constraint:
             raise ProblemError(f"{self.name}: expected {self.m} rows, as at other calls or as multipliers, got {out.numel()}")
         return out.reshape(-1)
 
-    def value(self, args: Sequence[Vec]) -> Tensor:
-        key = self._key(args)
+    def value(self, args: Sequence[Vec], *, remember: bool = True) -> Tensor:
+        """remember: as of an `Objective`."""
+        key = self._key(args) if remember else None
         if self.memory is not None and (known := self.memory.known(key)) is not None:
             return known.value
         autodiff = self.own.vjp is None and self.own.jacobian is None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..errors import ProblemError
 from ..vec import Vec
+
+V = TypeVar("V", float, Tensor)
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,23 @@ def direction(like: Vec, generator: torch.Generator) -> Vec:
     return v / float(v.norm())
 
 
-def compare(name: str, claimed: Tensor, along: Callable[[float], Tensor], size: float, h: float, eps: float) -> Finding:
-    """The claimed derivative of `along` at 0. Its curvature is told from an error by a second step size, twice the first."""
-    once, twice = ((along(t) - along(-t)).double() / (2 * t) for t in (h, 2 * h))
-    scale = float(once.norm()) + 1e-3 * max(1.0, size)
-    truncation, rounding = float((twice - once).norm()), 10 * eps * size / h
-    tolerance = max(100 * eps ** (2 / 3), (truncation + rounding) / scale)
-    return Finding(name, float((claimed.double() - once).norm()) / scale, tolerance)
+def compare(name: str, claimed: V, along: Callable[[float], V], size: float, h: float, eps: float) -> Finding:
+    """The claimed derivative of `along` at 0. Where it is not that of the difference, its curvature is told from an error by a
+    second step size, twice the first.
+    """
+    once = _difference(along, h)
+    scale, least = _length(once) + 1e-3 * max(1.0, size), 100 * eps ** (2 / 3)
+    error = _length(claimed - once) / scale
+    if error <= least:
+        return Finding(name, error, least)
+    truncation, rounding = _length(_difference(along, 2 * h) - once), 10 * eps * size / h
+    return Finding(name, error, max(least, (truncation + rounding) / scale))
+
+
+def _difference(along: Callable[[float], Any], t: float) -> Any:
+    change = along(t) - along(-t)
+    return (change.double() if isinstance(change, Tensor) else change) / (2 * t)
+
+
+def _length(v: float | Tensor) -> float:
+    return float(v.double().norm()) if isinstance(v, Tensor) else abs(v)

@@ -28,7 +28,7 @@ class Scalar:
 
     name: str
     names: tuple[str, ...]
-    value: Callable[[Sequence[Vec]], Tensor]
+    value: Callable[[Sequence[Vec]], float]  # at points of differences: none is asked about again
     gradient: Callable[[Sequence[Vec]], tuple[Tensor, list[Vec]]]
     size: Callable[[Tensor], float]  # of what its value is a sum of
 
@@ -42,15 +42,21 @@ class Scalar:
             def gradient(at: Sequence[Vec]) -> tuple[Tensor, list[Vec]]:
                 return part.gradient(at, draw, tuple(range(len(at))))
 
-            return Scalar(part.name, names, lambda at: part.value(at, draw), gradient, lambda value: abs(float(value)))
+            def value(at: Sequence[Vec]) -> float:
+                return float(part.value(at, draw, remember=False))
+
+            return Scalar(part.name, names, value, gradient, lambda value: abs(float(value)))
         like = part.value(args)
         w = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
 
         def combined(at: Sequence[Vec]) -> tuple[Tensor, list[Vec]]:
             return w @ part.value(at), part.vjp(at, w.to(at[0].dtype))
 
+        def along(at: Sequence[Vec]) -> float:
+            return float(w @ part.value(at, remember=False))
+
         length = float(like.norm()) * float(w.norm())
-        return Scalar(part.name, names, lambda at: w @ part.value(at), combined, lambda _: length)
+        return Scalar(part.name, names, along, combined, lambda _: length)
 
 
 def start(scalar: Scalar, args: Sequence[Vec], given: str) -> list[Vec]:
@@ -87,7 +93,7 @@ def nothing_lost(scalar: Scalar, args: Sequence[Vec], grads: Sequence[Vec], proj
         flat = [i for i in flat if float(grads[i].max_norm()) == 0]
         for i in flat:
             there = [project[i](_moved(v, far, generator)) if j == i else v for j, v in enumerate(here)]
-            a, b = float(value), float(scalar.value(there))
+            a, b = float(value), scalar.value(there)
             if abs(a - b) > 1e4 * eps * (abs(a) + abs(b)) and not _slopes(scalar, here, there, i, a):
                 name = scalar.names[i]
                 raise ProblemError(
@@ -131,14 +137,15 @@ def compared(claim: Claim, args: Sequence[Vec], along: Sequence[Vec]) -> list[Fi
     for i, (arg, d, grad, label) in enumerate(zip(args, along, grads, labels)):
         h = eps ** (1 / 3) * max(1.0, float(arg.max_norm()))
 
-        def moved(t: float, i: int = i, d: Vec = d) -> Tensor:
+        def moved(t: float, i: int = i, d: Vec = d) -> float:
             return scalar.value([v.add(d, t) if j == i else v for j, v in enumerate(args)])
 
-        finding = compare(label, grad @ d, moved, scalar.size(value), h, eps)
+        slope, size = float(grad @ d), scalar.size(value)
+        finding = compare(label, slope, moved, size, h, eps)
         for share in SHORTER:  # in other units a function may bend within h; a wrong derivative is wrong at all lengths
             if finding.ok:
                 break
-            other = compare(label, grad @ d, moved, scalar.size(value), share * h, eps)
+            other = compare(label, slope, moved, size, share * h, eps)
             finding = other if other.ok and other.tolerance <= TELLING else finding
         findings.append(finding)
     return findings
