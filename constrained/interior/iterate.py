@@ -38,6 +38,8 @@ class Iterate:
 
     def slopes(self, mu: float) -> tuple[Array, Array]:
         """The barrier's gradient in x and s."""
+        if not self.at.program.bounded:
+            return np.zeros(self.at.program.n), np.zeros(0)
         dx, ds = self.at.damping
         return mu * (dx - 1.0 / self.dl + 1.0 / self.du), mu * (ds - 1.0 / self.at.s)
 
@@ -87,6 +89,8 @@ class Iterate:
     def residual(self) -> float:
         """|(x - P(x - grad f - J'lam), c, max(h, 0), min(lam_h, max(-h, 0)))|, of the problem itself."""
         at, p = self.at, self.at.program
+        if not p.bounded:
+            return math.hypot(float(np.linalg.norm(self.dual)) / p.sigma, self.violation)
         lam = p.rows * self.lam / p.sigma
         mu = np.maximum(lam[p.equalities :], 0.0)
         scaled = np.concatenate([self.lam[: p.equalities], mu * p.sigma / p.rows[p.equalities :]])

@@ -46,7 +46,7 @@ def restore(start: Values, mu: float, enough: Callable[[Values], bool]) -> Resto
             return Restored(at, False)
         b = min(b, 1e-2 * size + 1e-16)
         it = _without_multipliers(at)
-        if _slope(it) <= STATIONARY * size:
+        if _slope(at) <= STATIONARY * size:
             return Restored(at, True)
         found = _step(it, b, lam, k >= SECOND_ORDER)
         if found is None:
@@ -58,22 +58,22 @@ def restore(start: Values, mu: float, enough: Callable[[Values], bool]) -> Resto
             continue
         alpha = longest(it, step, 0.99)
         p = at.program
-        trial = p.at(np.clip(at.x + alpha * step.dx, p.low, p.high), at.s + alpha * step.ds)
+        trial = p.at(p.clipped(at.x + alpha * step.dx), at.s + alpha * step.ds)
         actual = 0.5 * (size**2 - _size(trial) ** 2) if trial.finite else -math.inf
         if trial.finite and trial.smooth and actual > 1e-4 * alpha * predicted > 0:
             at, size, b = trial, _size(trial), FALLS * b
             ratio = actual / (alpha * predicted)
             lam, growth = lam * max(1 / 3, 1 - (2 * ratio - 1) ** 3), 2.0
         elif step.size(at) <= 1e-15 or lam > 1e30:
-            return Restored(at, _slope(it) <= STUCK * size)
+            return Restored(at, _slope(at) <= STUCK * size)
         else:
             lam, growth = max(lam, 1e-14) * growth, 2 * growth
-    return Restored(at, _slope(_without_multipliers(at)) <= STUCK * size)
+    return Restored(at, _slope(at) <= STUCK * size)
 
 
 def flat(at: Values) -> bool:
     """|C|^2 has no slope in (x, s)."""
-    return _slope(_without_multipliers(at)) <= STATIONARY * _size(at)
+    return _slope(at) <= STATIONARY * _size(at)
 
 
 def _size(at: Values) -> float:
@@ -85,11 +85,11 @@ def _without_multipliers(at: Values) -> Iterate:
     return Iterate(at, np.zeros(len(at.C)), none, none, np.zeros(len(at.s)))
 
 
-def _slope(it: Iterate) -> float:
+def _slope(at: Values) -> float:
     """|w - P(w - grad |C|^2 / 2)| for w = (x, s), that in x times the way over |C|: then no unit of x or C changes what it is of
     |C|.
     """
-    at, p = it.at, it.at.program
+    p = at.program
     gx = np.clip(at.J.T @ at.C, at.x - p.high, at.x - p.low)
     gs = np.minimum(at.C[p.equalities :], at.s)
     way = float(np.linalg.norm(at.x) + np.linalg.norm(at.x - p.start))
