@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -60,17 +61,19 @@ class ConstrainedOracle(Oracle):
 
     @functools.cached_property
     def unrecorded(self) -> ConstrainedOracle:
-        """The same functions without a recording, which holds the world as it was at its own time."""
+        """The same functions, what is remembered of them and their tally, without a recording: that is of its own time."""
         if self.replay is None:
             return self
-        f, c, h = (part and part.own for part in (self.f, self.c, self.h))
-        assert f is not None
-        return ConstrainedOracle(f, c, h, self.f.sampler, self.variables["x"], self.X, self.f.seed, self.f.random).remember()
+        twin = copy.copy(self)
+        twin.replay = None
+        return twin
 
     @functools.cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """low and high of each entry, where X bounds entries: flat, float64, infinite without a bound."""
         x = self.variables["x"]
+        if self.X.whole:
+            return np.full(x.size, -math.inf), np.full(x.size, math.inf)
         ends = (self.X.project(x.map(lambda leaf, end=end: torch.full_like(leaf, end))) for end in (-math.inf, math.inf))
         low, high = (end.ravel().double().cpu().numpy() for end in ends)
         return low, high
@@ -98,6 +101,7 @@ class ConstrainedOracle(Oracle):
 
     def _tape(self, name: str, rows: list[Constraint], x: Vec, draw: Draw | None) -> Tape:
         memory = None if self.f.random else self.memory
+        name = name if self.replay is None else f"recorded {name}"
         key = None if memory is None else memory.key(name, (x,))
         if memory is None or key is None:
             return self._new(rows, x, draw)

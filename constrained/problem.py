@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -64,7 +65,7 @@ class ConstrainedProblem(Problem):
         self.X.check(self.variables()["x"], "X")
 
     # -- what it is -----------------------------------------------------------------------------------------------------
-    @property
+    @functools.cached_property
     def features(self) -> Feature:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What a solver must handle."""
         own = [f for f in (self.objective, self.equality, self.inequality) if isinstance(f, Function)]
@@ -86,8 +87,11 @@ class ConstrainedProblem(Problem):
     # -- what solvers get -----------------------------------------------------------------------------------------------
     def oracle(self, seed: int = 0) -> ConstrainedOracle:
         module = self.x if isinstance(self.x, torch.nn.Module) else None
-        modules, own = Modules(module), {name: getattr(self, name) for name in FUNCTIONS}
-        f, c, h = (None if g is None else calling(name, g, modules) for name, g in own.items())
+        own = {name: getattr(self, name) for name in FUNCTIONS}
+        if module is not None:
+            modules = Modules(module)
+            own = {name: None if g is None else calling(name, g, modules) for name, g in own.items()}
+        f, c, h = own.values()
         assert f is not None
         random = module is not None and module.training
         return ConstrainedOracle(f, c, h, self.data, self.variables()["x"], self.X, seed, random, self.replay)
@@ -140,7 +144,7 @@ class ConstrainedProblem(Problem):
     def completed(self, point: Point, by: ConstrainedOracle) -> Point:
         if self.X.whole or not self.X.entrywise or point.multipliers is None or Feature.SAMPLES in self.features:
             return point
-        return replace(point, multipliers=kkt.with_bounds(by, point.x, point.multipliers))
+        return replace(point, multipliers=kkt.with_bounds(by.unrecorded, point.x, point.multipliers))
 
     # -- truth ----------------------------------------------------------------------------------------------------------
     def fun(self, point: Point) -> float:

@@ -218,9 +218,11 @@ def _recorded(numbers: Program, at: tuple[Tensor, ...]) -> Program:
         _deterministic(node)
     program: Any = torch.jit.trace(graph, at, check_trace=False)
 
+    forward = program.forward  # without the hooks of modules
+
     def run(*at: Tensor) -> tuple[Tensor, ...]:
         with torch.inference_mode():
-            found = program(*at)
+            found = forward(*at)
         return tuple(t.clone() for t in found)  # tensors that autograd may use, and none that the program holds
 
     return run
