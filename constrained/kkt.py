@@ -17,6 +17,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from .core.derivatives import looks
 from .core.derivatives.constraint import Constraint
@@ -152,13 +153,13 @@ def residuals(oracle: ConstrainedOracle, x: Vec, given: Multipliers) -> dict[str
     violated, found = [c], {}
     if h is not None and mu is not None:
         violated.append(h.clamp(min=0))
-        found["complementarity"] = float(torch.minimum(mu.double(), (-h).clamp(min=0)).norm())
+        found["complementarity"] = float(vector_norm(torch.minimum(mu.double(), (-h).clamp(min=0))))
     if oracle.X.whole:
-        stationarity = float(grad.double().norm())
+        stationarity = float(vector_norm(grad.double()))
     else:
         violated.append((x - oracle.X.project(x)).ravel().double())
         stationarity = float((x - oracle.X.project(x.add(x.unravel(grad), -1.0))).norm())
-    return {"stationarity": stationarity, "feasibility": float(torch.cat(violated).norm()), **found}
+    return {"stationarity": stationarity, "feasibility": float(vector_norm(torch.cat(violated))), **found}
 
 
 def gradient_of_lagrangian(tape: Tape, lam: Tensor) -> Tensor:
@@ -214,11 +215,11 @@ def beside(oracle: ConstrainedOracle, x: Vec) -> Vec:
     return oracle.X.project(x.add(direction(x, torch.Generator().manual_seed(3)), NEAR * (1.0 + float(x.norm()))))
 
 
-def lost_twice(oracle: ConstrainedOracle, x: Vec) -> str:
-    """Why products with the Hessian of the Lagrangian are not to be had, tried once near x; '' where they are."""
-    generator, at = torch.Generator().manual_seed(2), beside(oracle, x)
+def lost_twice(oracle: ConstrainedOracle, at: Vec) -> str:
+    """Why products with the Hessian of the Lagrangian are not to be had, tried once at a point; '' where they are."""
+    generator = torch.Generator().manual_seed(2)
     tape = oracle.stacked(at, oracle.f.draw(0))
-    v, lam = direction(x, generator), torch.randn(tape.m, generator=generator, dtype=torch.float64).to(tape.c)
+    v, lam = direction(at, generator), torch.randn(tape.m, generator=generator, dtype=torch.float64).to(tape.c)
     try:
         claim = tape.lagrangian(lam).product(v.ravel(), torch.zeros_like(lam))[0]
         own = any(looks.own_nodes(graph) for graph in tape.graphs)
@@ -226,7 +227,7 @@ def lost_twice(oracle: ConstrainedOracle, x: Vec) -> str:
         return str(why)
     if not own or not bool(tape.value.isfinite()):
         return ""
-    eps, size = torch.finfo(x.dtype).eps, float(tape.gradient_of_lagrangian(lam).norm())
+    eps, size = torch.finfo(at.dtype).eps, float(tape.gradient_of_lagrangian(lam).norm())
 
     def slope(t: float) -> Tensor:
         return oracle.stacked(at.add(v, t), oracle.f.draw(0)).gradient_of_lagrangian(lam)

@@ -132,7 +132,7 @@ def _shares(oracle: ConstrainedOracle, x: Vec, given: Multipliers, start: Vec) -
     way, size = float((x - start).norm()), float(x.norm())
     multiplied = float(lam.abs() @ c.abs() + mu @ values[0].abs())
     gained = abs(f0 - f) + float(lam.abs() @ c0.abs() + mu @ values[1].clamp(min=0))
-    terms = abs(f) + float(here.gradient.double().norm()) * (size + way)
+    terms = abs(f) + float(torch.linalg.vector_norm(here.gradient.double())) * (size + way)
     rounding = ROUNDING * eps * terms
     # Here first, where f and c were evaluated last.
     violated = _violation(oracle, x, torch.cat([c, values[0]]), torch.cat([c0, values[1]]), m, max(size, way))

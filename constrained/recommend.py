@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from importlib.util import find_spec
 
 from .core.choice import Recommendation
@@ -9,6 +11,7 @@ from .core.errors import Unsuitable
 from .core.run import default_solver
 from .core.solver import Solver
 from .core.status import Feature
+from .core.vec import Vec
 from .interior.program import sparse
 from .kkt import beside, lost_twice
 from .oracle import ConstrainedOracle
@@ -55,11 +58,12 @@ def _chosen(problem: ConstrainedProblem) -> tuple[Solver, ConstrainedOracle]:
     SketchedNewton for larger equalities; AugmentedLagrangian without second derivatives. With what was evaluated on the way.
     """
     oracle = problem.oracle().remember()
+    near = functools.cache(lambda: beside(oracle, oracle.variables["x"]))  # second derivatives are tried there
     for solver in (InteriorPoint, SketchedNewton, AugmentedLagrangian, AugmentedLagrangianSGD):
         second = solver in (InteriorPoint, SketchedNewton)
-        if solver.lacks(problem.features) or (second and _lost_twice(oracle)):
+        if solver.lacks(problem.features) or (second and _lost_twice(oracle, near)):
             continue
-        if solver is InteriorPoint and not _fits(problem, oracle):
+        if solver is InteriorPoint and not _fits(problem, oracle, near):
             continue
         return solver(), oracle
     handled = SketchedNewton.supports | AugmentedLagrangianSGD.supports
@@ -77,21 +81,21 @@ def _compiled(oracle: ConstrainedOracle) -> bool:
 
 
 # What goes wrong in either, the start will say.
-def _lost_twice(oracle: ConstrainedOracle) -> bool:
+def _lost_twice(oracle: ConstrainedOracle, near: Callable[[], Vec]) -> bool:
     """Products with the Hessian of the Lagrangian were tried, and are not to be had."""
     try:
-        return bool(lost_twice(oracle, oracle.variables["x"]))
+        return bool(lost_twice(oracle, near()))
     except Exception:
         return False
 
 
-def _fits(problem: ConstrainedProblem, oracle: ConstrainedOracle) -> bool:
+def _fits(problem: ConstrainedProblem, oracle: ConstrainedOracle, near: Callable[[], Vec]) -> bool:
     """X bounds entries, and K is no larger than it should be."""
     if not (oracle.X.whole or oracle.X.entrywise):
         return False
     bounded = bool(problem.features & (Feature.INEQUALITY | Feature.X_SET))
     try:
-        tape = oracle.stacked(beside(oracle, oracle.variables["x"]))
+        tape = oracle.stacked(near())
         if len(tape.x) + tape.m <= (DENSE if bounded else SMALL):
             return True
         own = all(c.own.jacobian is not None for c in oracle.rows)  # else J is not even asked for: it would be dense

@@ -24,7 +24,9 @@ from .moved import forward_names
 Tree = Any
 Scalar = float | Tensor
 LARGEST = torch.finfo(torch.float32).max
+LEAF = pytree.tree_structure(None)  # of a tensor alone
 SMALL = 10_000  # entries of a state up to which one look at a copy costs less than one at each tensor
+TINY = 100  # the same up to which Python looks at each number sooner
 
 
 class Vec:
@@ -52,6 +54,8 @@ class Vec:
         """Read a tree. numpy arrays and Python floats become float64 tensors; any other leaf is refused, by its path."""
         if isinstance(tree, Vec):
             return tree
+        if type(tree) is Tensor:
+            return cls([_leaf(tree, name)], LEAF)
         pairs, spec = pytree.tree_flatten_with_path(tree)
         if not pairs:
             raise ProblemError(f"{name}: expected a tensor or a tree of tensors, got {tree!r}, which holds none")
@@ -167,7 +171,7 @@ class Vec:
     def unravel(self, flat: Tensor) -> Vec:
         """The inverse of `ravel`, with this vector's structure."""
         parts = [flat] if len(self.leaves) == 1 else flat.split([leaf.numel() for leaf in self.leaves])
-        return self.like(part.reshape(leaf.shape).to(leaf.dtype) for part, leaf in zip(parts, self.leaves))
+        return self.like([part.reshape(leaf.shape).to(leaf.dtype) for part, leaf in zip(parts, self.leaves)])
 
     @property
     def size(self) -> int:
@@ -329,7 +333,10 @@ def copy(tree: Tree) -> Tree:
 def finite(tree: Tree) -> bool:
     """Every tensor of the state is finite. Synchronises once."""
     floats = [leaf for leaf in tensors(tree) if leaf.is_floating_point()]
-    if len({(leaf.dtype, leaf.device) for leaf in floats}) == 1 and sum(leaf.numel() for leaf in floats) <= SMALL:
+    entries = sum([leaf.numel() for leaf in floats])
+    if entries <= TINY and all([leaf.device.type == "cpu" for leaf in floats]):
+        return all([math.isfinite(number) for leaf in floats for number in leaf.flatten().tolist()])
+    if entries <= SMALL and len({(leaf.dtype, leaf.device) for leaf in floats}) == 1:
         return bool(torch.cat([leaf.reshape(-1) for leaf in floats]).isfinite().all())
     return not floats or bool(torch.stack([leaf.isfinite().all() for leaf in floats]).all())
 

@@ -82,8 +82,8 @@ class Constraint:
 
     def vjp(self, args: Sequence[Vec], weights: Tensor) -> list[Vec]:
         self.calls.of(self.name).vjps += 1
-        trees = [vec.detach().tree() for vec in args]
         if self.own.vjp is not None:
+            trees = [vec.detach().tree() for vec in args]
             with torch.enable_grad():
                 given = self.own.vjp(*trees, weights)
             return [shaped(part, vec, f"{self.name}.vjp") for part, vec in zip(given if len(args) > 1 else (given,), args)]

@@ -55,7 +55,7 @@ class Scalar:
         def along(at: Sequence[Vec]) -> float:
             return float(w @ part.value(at, remember=False))
 
-        length = float(like.norm()) * float(w.norm())
+        length = float(torch.linalg.vector_norm(like)) * float(torch.linalg.vector_norm(w))
         return Scalar(part.name, names, along, combined, lambda _: length)
 
 

@@ -47,9 +47,14 @@ class Memory:
 
     def key(self, name: str, args: Sequence[Vec]) -> Key | None:
         """Of a function at a point; None where that is not remembered."""
-        if sum(vec.size for vec in args) > SMALL or any(isinstance(vec, LiveVec) for vec in args):
+        leaves: list[Tensor] = []
+        for vec in args:
+            if isinstance(vec, LiveVec):
+                return None
+            leaves += vec.leaves
+        if sum([leaf.numel() for leaf in leaves]) > SMALL:
             return None
-        return name, b"".join(leaf.detach().cpu().numpy().tobytes() for vec in args for leaf in vec.leaves)
+        return name, b"".join([leaf.numpy(force=True).tobytes() for leaf in leaves])
 
     def known(self, key: Key | None) -> Known | None:
         if key is None:
