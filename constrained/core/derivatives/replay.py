@@ -6,7 +6,7 @@
 c: the rows of all constraints; a tape of the first of them alone gets its part.
 
 Both are the tape's own operations, recorded once (`make_fx`) and run by TorchScript without Python. On HS78 (n = 5, m = 3) they
-take 0.1 ms each, the tape 0.5 and 0.7; recording takes 0.1 to 0.5 s, the first in a process 2 s. A program is used only
+take 0.1 and 0.15 ms, the tape 0.4 and 0.7; recording takes 0.1 to 0.5 s, the first in a process 2 s. A program is used only
 after it agreed with the tape at the start and near it; where it cannot be recorded or does not agree, the tape is used and
 `reason` says why. (`torch.jit.trace` is deprecated from torch 2.13 on; once it is gone, that is the reason.)
 """
