@@ -7,7 +7,7 @@ import torch
 
 from constrained.core import checkpoint
 from constrained.core.errors import CheckpointError, OptionError
-from constrained.core.states import STATES, rebuilt, solver_state
+from constrained.core.states import STATES, changed, rebuilt, solver_state
 from constrained.core.status import Status
 from constrained.core.vec import Vec, leaves_by_path
 
@@ -89,3 +89,16 @@ def test_an_unknown_name_is_an_error_of_the_checkpoint(tmp_path):
     header["structure"]["state"] = "nothing of this name"
     with pytest.raises(CheckpointError, match="nothing of this name"):
         checkpoint.restore(tmp_path / "run.pt", header, tensors, {"x": X, "y": Y})
+
+
+def test_changed_is_replace_and_knows_the_fields():
+    @solver_state("Pair of the test of changed")
+    class Pair:
+        k: int
+        x: Vec
+
+    one = Pair(1, Vec.of(torch.zeros(2)))
+    other = changed(one, k=2)
+    assert (other.k, other.x, one.k) == (2, one.x, 1)
+    with pytest.raises(TypeError, match="has no field z"):
+        changed(one, z=3)

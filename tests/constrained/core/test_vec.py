@@ -1,5 +1,6 @@
 """Vec against numpy on the raveled entries; states and their leaves."""
 
+import collections
 import doctest
 import pickle
 from dataclasses import FrozenInstanceError
@@ -243,6 +244,13 @@ def test_finite_looks_at_every_tensor_of_a_state():
     s.inner.memory[0].leaves[0][0] = float("inf")
     assert not finite(s)
     assert finite({"only": torch.arange(3)})
+
+
+def test_tensors_are_pytrees_in_its_order():
+    pair = collections.namedtuple("pair", "a b")
+    one, two, three, four = (torch.full((1,), float(i)) for i in range(4))
+    tree = {"v": Vec.of({"a": one}), "n": (pair(two, None), [1.0, "word"]), "o": collections.OrderedDict(z=three, y=four)}
+    assert [float(t) for t in tensors(tree)] == [0, 1, 2, 3]
 
 
 def test_vecs_pickle():

@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from constrained import Box, ConstrainedProblem, Function, InteriorPoint
+from constrained import Box, ConstrainedProblem, Function, InteriorPoint, solve
+from constrained.core.vec import tensors
 from constrained.interior.program import Program
 
 F64 = torch.float64
@@ -148,3 +149,32 @@ def test_the_users_hessian_is_asked_once_a_step():
         oracle.memory.step_begins(with_graphs=True)
         state = solver.step(oracle, state)
         assert len(calls) == 1
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+@pytest.mark.parametrize("X", [Box(-2, 3), Box(low=[0.5, -2, -2], high=[0.5, 3, 3])])
+def test_a_step_from_the_iterate_at_hand_is_that_from_the_state(dtype, X):
+    problem = ConstrainedProblem(objective=f, equality=c, inequality=h, x=X0.to(dtype), X=X)
+    oracle, other, solver = problem.oracle().remember(), problem.oracle(), InteriorPoint(tol=1e-8 if dtype is F64 else 1e-4)
+    state = solver.init(oracle, problem.begin(oracle, None))
+    assert (oracle.memory.behind(state) is not None) == (dtype is F64)
+    for _ in range(6):
+        assert solver.revisit(oracle, state)
+        oracle.memory.step_begins(with_graphs=True)
+        state, again = solver.step(oracle, state), solver.step(other, state)
+        for one, two in zip(tensors(state), tensors(again), strict=True):
+            assert torch.equal(one, two)
+        assert (state.value, state.residual, state.outcome) == (again.value, again.residual, again.outcome)
+
+
+def test_residuals_of_a_traced_run_are_of_the_functions_as_they_are_now():
+    level = [1.0]  # a number that the recording holds
+    traced = ConstrainedProblem(objective=lambda x: (x**2).sum(), equality=lambda x: x.sum() - level[0], x=X0).traced()
+    assert traced.replay.reason == ""
+    right = solve(traced, InteriorPoint())
+    assert right.success
+    assert "certificate" in right.calls.by
+    level[0] = 2.0
+    stale = solve(traced, InteriorPoint())
+    assert not stale.success
+    assert stale.residuals()["feasibility"] == pytest.approx(1.0)
