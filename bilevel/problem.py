@@ -11,9 +11,9 @@ import torch
 from constrained.core.choice import diagnosed
 from constrained.core.data import NoData, Sampler, exact, expect_sampler
 from constrained.core.derivatives.function import Function
-from constrained.core.errors import OptionError, ProblemError, Unsuitable
+from constrained.core.errors import BilevelError, OptionError, ProblemError, Unsuitable
 from constrained.core.live import Live, LiveVec
-from constrained.core.problem import Point, Problem
+from constrained.core.problem import Point, Problem, entries, expect_point, sides
 from constrained.core.processes import Ranks
 from constrained.core.status import Feature
 from constrained.core.variables import Modules, calling, checked_start, module_of, module_with, no_dropout, variable
@@ -156,6 +156,7 @@ class BilevelProblem(Problem):
         if oracle.memory is not None:
             oracle.memory.keep()
         if not self._right and not self._is_live:
+            self.closed_form(x)
             derivatives.expect_right(oracle, x, y)
             object.__setattr__(self, "_right", True)
         return Point(x, y, start.multipliers if start else None)
@@ -164,8 +165,8 @@ class BilevelProblem(Problem):
         if not self.exact or self._is_live:  # a live variable may stand anywhere
             return []
         x, y = oracle.variables["x"], oracle.variables["y"]
-        generator = torch.Generator().manual_seed(0)
-        found = []
+        generator, weights = (torch.Generator().manual_seed(seed) for seed in (0, 1))
+        found, later = [], []
         for far in (0.0, 0.1, 10.0):  # the start, a point near it for the functions, a far one for the sets
             u, v = (one.add(derivatives.direction(one, generator), far * (1.0 + float(one.norm()))) for one in (x, y))
             u, v = self.X.project(u), self.Y.project(v)
@@ -173,7 +174,12 @@ class BilevelProblem(Problem):
             for level in (oracle.f, oracle.g) if far < 1 else ():
                 value, grads = level.gradient((u, v), level.draw(0), (0, 1))
                 found += [float(value), *(float(grad.norm()) for grad in grads)]
-        return found
+                later += [entries(grad.ravel(), weights) for grad in grads]
+            for constraint in oracle.constraints.values() if far < 1 else ():
+                later.append(entries(constraint.value((u, v)), weights))
+        for one, of in ((x, self.X), (y, self.Y)):
+            later += [] if of.whole else sides(of.project, one, weights)
+        return found + later
 
     def finish(self, point: Point) -> Point:
         return Point(point.x.tree(), point.y.plain().tree(), point.multipliers)
@@ -269,7 +275,7 @@ class BilevelProblem(Problem):
     def check(self, start: Point | None = None) -> derivatives.Report:
         """Compare every derivative with finite differences at the start, or at a given point. See `derivatives.Report`."""
         self.require("check", ~Feature.LIVE)
-        oracle, x, y, _ = self.read(start or Point(None, None))
+        oracle, x, y, _ = self.read(Point(None) if start is None else start)
         return derivatives.check(oracle, x, y)
 
     def diagnose(self, start: Point | None = None) -> Diagnosis:
@@ -293,14 +299,22 @@ class BilevelProblem(Problem):
         """`lower_solution(x)`, where the problem has one."""
         if self.lower_solution is None:
             return None
-        y = self.variables()["y"]
-        return checked_start("y", self.lower_solution(x.tree()), y)
+        try:
+            y = self.lower_solution(x.tree())
+        except BilevelError:
+            raise
+        except Exception as cause:  # the user's function, with whatever it raises
+            raise ProblemError(f"lower_solution: raised {type(cause).__name__}, given x: {cause}") from cause
+        if y is None:
+            raise ProblemError("lower_solution: expected a y, got None")
+        return checked_start("lower_solution", y, self.variables()["y"])
 
     def read(self, point: Point, by: BilevelOracle | None = None) -> tuple[BilevelOracle, Vec, Vec, list[str]]:
         """An oracle on all of the data, the point as Vecs, and the samplers that have no full batch but give their first.
 
         by: the oracle of a run, which is taken where nothing in it is random.
         """
+        expect_point("point", point)
         if by is not None and by.memory is not None and not (by.f.random or by.g.random):
             oracle, without = by, []
         else:

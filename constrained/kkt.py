@@ -25,7 +25,7 @@ from .core.derivatives.finite_differences import Finding, Report, compare, direc
 from .core.derivatives.looks import NEAR
 from .core.derivatives.objective import Objective
 from .core.derivatives.tape import Tape
-from .core.errors import BilevelError, NonFiniteStart, ProblemError, Unsuitable
+from .core.errors import ProblemError, Unsuitable
 from .core.moved import forward_names
 from .core.problem import Multipliers
 from .core.vec import Vec
@@ -46,16 +46,11 @@ def check_start(oracle: ConstrainedOracle, x: Vec) -> None:
             oracle.stacked(x, oracle.f.draw(0))
     for part in _parts(oracle):
         if isinstance(part, Constraint):
-            try:
-                values = part.value((x,))
-            except BilevelError:
-                raise
-            except Exception as cause:  # the user's function, with whatever it raises
-                raise ProblemError(f"{part.name}: raised {type(cause).__name__} at the start, given x: {cause}") from cause
-            if not bool(values.isfinite().all()):
-                raise NonFiniteStart(f"{part.name}: NaN or infinite at the start")
+            looks.rows(part, (x,), "x")
         scalar = _scalar(oracle, part, x, generator)
         looks.nothing_lost(scalar, (x,), looks.start(scalar, (x,), given), (oracle.X.project,))
+        if isinstance(part, Objective):
+            looks.own_products(part, (x,), oracle.f.draw(0))
 
 
 def _parts(oracle: ConstrainedOracle) -> list[Objective | Constraint]:

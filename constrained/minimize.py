@@ -124,7 +124,7 @@ def _two(chosen: Choice) -> bool:
 
 def _vector(x0: Any) -> Tensor:
     try:
-        if x0 is None:
+        if x0 is None or (isinstance(x0, Tensor) and (x0.is_meta or x0.layout != torch.strided)):
             raise TypeError
         x = x0 if isinstance(x0, Tensor) else torch.as_tensor(np.array(x0, dtype=np.float64))
     except (TypeError, ValueError, OverflowError, RuntimeError):

@@ -13,8 +13,8 @@ from . import kkt, progress
 from .core.data import NoData, Sampler, expect_sampler
 from .core.derivatives.function import Function
 from .core.derivatives.replay import Replay
-from .core.errors import OptionError, ProblemError
-from .core.problem import Multipliers, Point, Problem
+from .core.errors import OptionError, ProblemError, shown
+from .core.problem import Multipliers, Point, Problem, entries, expect_point, sides
 from .core.status import Feature
 from .core.variables import Modules, calling, checked_start, module_with, no_dropout, variable
 from .core.vec import Vec
@@ -115,6 +115,8 @@ class ConstrainedProblem(Problem):
     def begin(self, oracle: ConstrainedOracle, start: Point | None) -> Point:
         """The start as Vecs, projected on X. Raises ProblemError; NonFiniteStart names the part that is not finite."""
         x = checked_start("x", start and start.x, oracle.variables["x"])
+        if start is not None and start.y is not None:
+            raise ProblemError(f"start.y: expected None, since this problem has no lower level, got {shown(start.y)}")
         if Feature.SAMPLES not in self.features:
             no_dropout(self.x, "x")
         x = self.X.project(x.detach().clone())
@@ -129,14 +131,17 @@ class ConstrainedProblem(Problem):
         if not self.exact:
             return []
         x = oracle.variables["x"]
-        generator, found = torch.Generator().manual_seed(0), []
+        generator, weights = (torch.Generator().manual_seed(seed) for seed in (0, 1))
+        found, later = [], []
         for far in (0.0, 0.1):
             step = x.map(lambda t: torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t))
             u = self.X.project(x.add(step, far * (1.0 + float(x.norm())) / float(step.norm())))
             tape = oracle.tape(u, oracle.f.draw(0))
-            rest = [] if oracle.h is None else [float(oracle.h.value((u,)).norm())]
-            found += [float(u.norm()), float(tape.value), float(tape.gradient.norm()), float(tape.c.norm()), *rest]
-        return found
+            h = [] if oracle.h is None else [oracle.h.value((u,))]
+            found += [float(u.norm()), float(tape.value), float(tape.gradient.norm()), float(tape.c.norm())]
+            found += [float(rows.norm()) for rows in h]
+            later += [entries(part, weights) for part in (tape.gradient, tape.c, *h)]
+        return found + later + ([] if self.X.whole else sides(self.X.project, x, weights))
 
     def finish(self, point: Point) -> Point:
         return Point(point.x.tree(), None, point.multipliers)
@@ -184,7 +189,7 @@ class ConstrainedProblem(Problem):
 
     def check(self, start: Point | None = None) -> kkt.Report:
         """Compare every derivative with finite differences at the start, or at a given point, and near it."""
-        oracle, x, _ = self._read(start or Point(None))
+        oracle, x, _ = self._read(Point(None) if start is None else start)
         return kkt.check(oracle, x)
 
     def module(self, point: Point) -> torch.nn.Module:
@@ -202,6 +207,7 @@ class ConstrainedProblem(Problem):
 
         The given one where it may be used, without its recording.
         """
+        expect_point("point", point)
         if by is not None and by.memory is not None and not by.f.random:
             oracle, without = by.unrecorded, []
         else:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 from .core.choice import Recommendation
-from .core.errors import Unsuitable
+from .core.errors import OptionError, Unsuitable
 from .core.run import default_solver
 from .core.solver import Solver
 from .core.status import Feature
@@ -43,6 +43,8 @@ def recommend(problem: ConstrainedProblem) -> Recommendation:
     InteriorPoint(tol=None, mu=0.1, max_outer=1000)
       Second derivatives, and a system of f and all rows that is small or sparse: Newton's steps by its factors.
     """
+    if not isinstance(problem, ConstrainedProblem):
+        raise OptionError(f"problem: expected a ConstrainedProblem, got {type(problem).__name__}")
     solver, oracle = _chosen(problem)
     quicker = (QUICKER,) if isinstance(solver, InteriorPoint) and find_spec("pounce") and _compiled(oracle) else ()
     return Recommendation(solver, (WHY[type(solver)], *quicker))

@@ -52,7 +52,7 @@ def diagnose(problem: BilevelProblem, start: Point | None = None) -> Diagnosis:
 
     Raises what `problem.check` raises, for a start that does not fit and for functions that raise there; all else is a finding.
     """
-    oracle, x, y, streams = problem.read(start or Point(None, None))
+    oracle, x, y, streams = problem.read(Point(None) if start is None else start)
     x, y = oracle.X.project(x.detach()), oracle.Y.project(y.detach())
     notes = [f"{name} is a stream: it is judged on its first batch." for name in streams]
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from constrained.core.auto import Auto
 from constrained.core.choice import Recommendation, default_solver
-from constrained.core.errors import Unsuitable
+from constrained.core.errors import OptionError, Unsuitable
 from constrained.core.solver import Solver
 from constrained.core.status import Feature
 from constrained.problem import ConstrainedProblem
@@ -36,6 +36,8 @@ def recommend(problem: BilevelProblem | ConstrainedProblem) -> Recommendation:
     """
     if isinstance(problem, ConstrainedProblem):
         return of_constraints(problem)
+    if not isinstance(problem, BilevelProblem):
+        raise OptionError(f"problem: expected a Problem, got {type(problem).__name__}")
     features, y = problem.features, problem.variables()["y"]
     if Feature.LIVE in features and not F2SA.lacks(features):
         why = "The lower variable is live: first derivatives, taken in place."

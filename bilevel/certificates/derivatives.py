@@ -36,9 +36,9 @@ def check_start(oracle: BilevelOracle, x: Vec, y: Vec) -> None:
         if flat and level.own.gradient is None and not level.depends((x, y), draw):
             raise ProblemError(f"{level.name}: expected a function of x or y, got one that depends on neither (is it detached?)")
         looks.nothing_lost(scalar, (x, y), grads, project)
-    for name, constraint in oracle.constraints.items():
-        if not bool(constraint.value((x, y)).isfinite().all()):
-            raise NonFiniteStart(f"{name}: NaN or infinite at the start")
+        looks.own_products(level, (x, y), draw)
+    for constraint in oracle.constraints.values():
+        looks.rows(constraint, (x, y), "x and y")
         if not isinstance(y, LiveVec):
             scalar = Scalar.of(constraint, (x, y), NAMES, generator, None)
             looks.nothing_lost(scalar, (x, y), looks.start(scalar, (x, y), "x and y"), project)

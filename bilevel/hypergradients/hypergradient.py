@@ -79,7 +79,7 @@ def hypergradient(
     if not isinstance(inverse, (LinearSolver, AdjointMethod)):
         raise OptionError(f"inverse: expected a LinearSolver such as CG() or an AdjointMethod, got {inverse!r:.60}")
     own = isinstance(inverse, AdjointMethod)
-    if Feature.LOWER not in problem.features:
+    if not isinstance(problem, Problem) or Feature.LOWER not in problem.features:
         raise OptionError(f"problem: expected a BilevelProblem, got {type(problem).__name__}")
     problem.require("hypergradient", SUPPORTS | Feature.SAMPLES if own and inverse.samples else SUPPORTS)
     drawn = Feature.SAMPLES in problem.features

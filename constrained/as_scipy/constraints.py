@@ -20,7 +20,7 @@ from ..core.errors import ProblemError, shown
 from ..core.problem import Multipliers
 from ..core.vec import Vec
 from .differences import STEPS
-from .functions import Counted, Once, Setting, by_torch, is_operator, lift, matrix, second, vector
+from .functions import Counted, Once, Setting, at_start, by_torch, is_operator, lift, matrix, second, vector
 
 NONE = torch.zeros((), dtype=torch.bool)
 EXPECTED = "expected LinearConstraint, NonlinearConstraint or a dict with type 'eq' or 'ineq' and fun"
@@ -126,7 +126,7 @@ def _linear(one: Any, at: Setting) -> Piece:
 
 
 def _nonlinear(fun: Any, jac: Any, hess: Any, args: tuple[Any, ...], low: Any, high: Any, at: Setting) -> Piece:
-    if not (jac is None or isinstance(jac, bool) or callable(jac) or jac in STEPS):
+    if not (jac is None or isinstance(jac, bool) or callable(jac) or (isinstance(jac, str) and jac in STEPS)):
         raise ProblemError(f"constraints: jac: expected a function or one of {[*STEPS]}, got {shown(jac)}")
     hess = second("constraints: hess", hess)
     values, counted = Once("constraints", fun, vector, at, args), Counted(fun, args, at)
@@ -135,9 +135,12 @@ def _nonlinear(fun: Any, jac: Any, hess: Any, args: tuple[Any, ...], low: Any, h
         def flat(x: Tensor) -> Tensor:
             return counted(x).reshape(-1)
 
-        count = len(Constraint("constraints", flat, Calls()).value((Vec.of(torch.as_tensor(at.start).to(at.x)),)))
+        with at_start("constraints"):
+            count = len(Constraint("constraints", flat, Calls()).value((Vec.of(torch.as_tensor(at.start).to(at.x)),)))
         return Piece(flat, *_sides(low, high, count, at.x), torch=True)
-    low, high = _sides(low, high, len(values(at.start)), at.x)
+    with at_start("constraints"):
+        count = len(values(at.start))
+    low, high = _sides(low, high, count, at.x)
     m, n, scheme = len(low), len(at.x), ""
     if callable(jac):
         slopes = Once("constraints: jac", jac, lambda name, found: _shaped(name, matrix(name, found), (m, n)), at, args)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from ..core.derivatives.constraint import Constraint
 from ..core.derivatives.counts import Calls
 from ..core.derivatives.function import Function
 from ..core.derivatives.matrix import is_sparse
-from ..core.errors import OptionError, ProblemError, shown
+from ..core.errors import BilevelError, OptionError, ProblemError, shown
 from ..core.vec import Vec
 from .differences import EPS, SHORTER, STEPS, Differences
 
@@ -114,6 +115,17 @@ def nowhere(found: Any) -> Any:
     return np.array(np.inf) if isinstance(found, np.ndarray) and found.ndim == 0 else found * 0.0
 
 
+@contextlib.contextmanager
+def at_start(name: str) -> Iterator[None]:
+    """What a user's function raises at the start, as a ProblemError that names it."""
+    try:
+        yield
+    except BilevelError:
+        raise
+    except Exception as cause:  # whatever it raises
+        raise ProblemError(f"{name}: raised {type(cause).__name__} at the start, given x: {cause}") from cause
+
+
 class Once:
     """A user's function of x, called once a point and counted. x and what it returns are copies: users write into arrays.
 
@@ -154,7 +166,7 @@ class Once:
         given = [np.array(part) for part in (self.at.inside(x), *more)]
         if self.tensors:
             try:
-                return self.read(self.name, self.function(*(torch.as_tensor(part).to(self.at.x) for part in given), *self.args))
+                return self.real(self.function(*(torch.as_tensor(part).to(self.at.x) for part in given), *self.args), given)
             except ProblemError:
                 raise
             except Exception:  # numpy code refuses tensors in many ways
@@ -162,7 +174,14 @@ class Once:
                     raise
                 self.tensors = False
                 given = [np.array(part) for part in (self.at.inside(x), *more)]
-        return self.read(self.name, self.function(*given, *self.args))
+        return self.real(self.function(*given, *self.args), given)
+
+    def real(self, found: Any, given: list[np.ndarray]) -> Any:
+        """What was returned, as it is read. Raises ProblemError for complex numbers where none went in."""
+        found = self.read(self.name, found)
+        if isinstance(found, np.ndarray) and np.iscomplexobj(found) and not any(map(np.iscomplexobj, given)):
+            raise ProblemError(f"{self.name}: expected real numbers, got {shown(found)}")
+        return found
 
 
 class Counted:
@@ -247,7 +266,7 @@ def objective(fun: Any, at: Setting, args: tuple[Any, ...], jac: Any, hess: Any,
     """Raises ProblemError and OptionError for what is no function and no scheme."""
     if not callable(fun):
         raise ProblemError(f"fun: expected a function, got {shown(fun)}")
-    if not (jac is None or isinstance(jac, bool) or callable(jac) or jac in STEPS):
+    if not (jac is None or isinstance(jac, bool) or callable(jac) or (isinstance(jac, str) and jac in STEPS)):
         raise ProblemError(
             f"jac: expected a function, True where fun returns its gradient too, or one of {[*STEPS]}, got {shown(jac)}"
         )
@@ -282,7 +301,7 @@ def second(name: str, hess: Any) -> Any:
 
     if hess is None or isinstance(hess, HessianUpdateStrategy):
         return None
-    if callable(hess) or hess in STEPS:
+    if callable(hess) or (isinstance(hess, str) and hess in STEPS):
         return hess
     raise ProblemError(f"{name}: expected a function, BFGS() or SR1(), or one of {[*STEPS]}, got {shown(hess)}")
 

@@ -159,8 +159,8 @@ def compare(path: Path, saved: dict[str, Any], now: dict[str, Any], within: str 
 
 
 def _same(saved: Any, now: Any) -> bool:
-    """Equal; lists of floats to what another number of threads may change."""
-    floats = isinstance(saved, list) and isinstance(now, list) and len(saved) == len(now)
+    """Equal; lists of floats to what another number of threads may change, as far as older files have them."""
+    floats = isinstance(saved, list) and isinstance(now, list) and 0 < len(saved) <= len(now)
     if floats and all(isinstance(value, float) for value in (*saved, *now)):
         return all(math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-12) or a != a != b for a, b in zip(saved, now))
     return saved == now

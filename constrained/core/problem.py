@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from .data import FullBatch, Sampler, exact
 from .derivatives.counts import Calls
+from .derivatives.finite_differences import direction
 from .derivatives.memory import Memory
-from .errors import OptionError, ProblemError, Unsuitable
+from .errors import BilevelError, OptionError, ProblemError, Unsuitable, shown
 from .status import WELCOME, Feature
 from .vec import Tree, Vec
 
@@ -48,6 +50,35 @@ class Point:
     x: Tree
     y: Tree = None
     multipliers: Multipliers | None = None
+
+
+def expect_point(name: str, value: Any) -> None:
+    """Raise OptionError for what is no Point."""
+    if not isinstance(value, Point):
+        raise OptionError(f"{name}: expected Point(x=..., y=...), got {type(value).__name__}")
+    if value.multipliers is not None and not isinstance(value.multipliers, Multipliers):
+        raise OptionError(f"{name}.multipliers: expected Multipliers(...) or None, got {shown(value.multipliers)}")
+
+
+def entries(v: Tensor, generator: torch.Generator) -> float:
+    """A number that each entry of v, its place and its sign have a part in; at least |v| / 2, so that rounding stays small."""
+    if not v.numel():
+        return 0.0
+    v, w = v.detach().double().cpu(), torch.randn(v.numel(), generator=generator, dtype=torch.float64)
+    return float(v.norm() + 0.5 * (w @ v) / w.norm())
+
+
+def sides(project: Callable[[Vec], Vec], x: Vec, generator: torch.Generator) -> list[float]:
+    """Numbers that tell two sets apart: what they make of points far from x on opposite sides. NaN where a projection fails."""
+    found = []
+    for far in (10.0, 1e3):
+        d = direction(x, generator)
+        for sign in (far, -far):
+            try:
+                found.append(entries(project(x.add(d, sign * (1.0 + float(x.norm())))).ravel(), generator))
+            except BilevelError:
+                found.append(math.nan)
+    return found
 
 
 class Oracle(ABC):
@@ -121,7 +152,8 @@ class Problem(ABC):
 
     @abstractmethod
     def fingerprint(self, oracle: Any) -> list[float]:
-        """Numbers that tell two problems of one signature apart: values and gradient norms at the problem's own variables.
+        """Numbers that tell two problems of one signature apart: values and gradient norms at the problem's own variables,
+        rows of constraints, and what sets make of far points. New numbers go to the end: older files lack them.
 
         Empty where the problem is not `exact`: the batches they would be taken on cannot be had again.
         """
@@ -187,6 +219,8 @@ class Problem(ABC):
         if len(seen) != 1:
             listed = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in seen))
             raise ProblemError(f"{', '.join(variables)}: expected one dtype and device for all variables, got {listed}")
-        (dtype, _), names = seen.pop(), ", ".join(variables)
+        (dtype, device), names = seen.pop(), ", ".join(variables)
+        if device.type == "meta":
+            raise ProblemError(f"{names}: expected tensors with values, got tensors on the meta device")
         if dtype not in (torch.float32, torch.float64, *(HALF if Feature.LIVE in self.features else ())):
             raise ProblemError(f"{names}: expected float32 or float64, half precision only with Live(module), got {dtype}")

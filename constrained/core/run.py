@@ -16,7 +16,7 @@ from .derivatives.leaves import no_inference_mode
 from .errors import NonFiniteGradient, OptionError
 from .event import Callback, Event
 from .options import INF, Count, Range, Steps
-from .problem import Point, Problem
+from .problem import Point, Problem, expect_point
 from .result import Result
 from .running import Run
 from .solver import Solver
@@ -190,8 +190,8 @@ def _prepare(
     seed, max_steps = expect("seed", seed, Count), expect("max_steps", max_steps, Count | None)
     expect("check_every", check_every, Steps)
     expect("max_seconds", max_seconds, Seconds | None)
-    if start is not None and not isinstance(start, Point):
-        raise OptionError(f"start: expected Point(x=..., y=...), got {type(start).__name__}")
+    if start is not None:
+        expect_point("start", start)
     if resume is not None and not isinstance(resume, (str, Path)):
         raise OptionError(f"resume: expected the path of a checkpoint, got {resume!r:.60}")
     if start is not None and resume is not None:

@@ -264,10 +264,21 @@ def _leaf(leaf: Any, name: str) -> Tensor:
         raise ProblemError(f"{name}: expected a floating-point tensor or array, got {type(leaf).__name__} {shown(leaf, 80)}")
     if isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "fiub":  # complex ones would lose a part
         raise ProblemError(f"{name}: expected a floating-point tensor or array, got an array of {leaf.dtype}")
+    if isinstance(leaf, Tensor) and (unfit := _unfit(leaf)):
+        raise ProblemError(f"{name}: expected a dense tensor, got {unfit}")
     tensor = leaf.detach() if isinstance(leaf, Tensor) else torch.as_tensor(np.array(leaf, dtype=np.float64))
     if not tensor.is_floating_point():
         raise ProblemError(f"{name}: expected floating-point entries, got dtype {tensor.dtype}")
     return tensor
+
+
+def _unfit(leaf: Tensor) -> str:
+    """What kind of tensor it is whose entries are not to be had one by one; '' where they are."""
+    if torch.nn.parameter.is_lazy(leaf):
+        return "a lazy parameter: call the module once before"
+    if leaf.is_nested:
+        return "a nested one"
+    return "" if leaf.layout == torch.strided else str(leaf.layout)
 
 
 # -- what pytree knows -----------------------------------------------------------------------------------------------------

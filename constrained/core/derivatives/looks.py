@@ -78,6 +78,32 @@ def start(scalar: Scalar, args: Sequence[Vec], given: str) -> list[Vec]:
     return grads
 
 
+def rows(part: Constraint, args: Sequence[Vec], given: str) -> None:
+    """A constraint at the start: its rows are there and finite. Raises ProblemError; NonFiniteStart."""
+    try:
+        values = part.value(args)
+    except BilevelError:
+        raise
+    except Exception as cause:  # the user's function, with whatever it raises
+        raise ProblemError(f"{part.name}: raised {type(cause).__name__} at the start, given {given}: {cause}") from cause
+    if not bool(values.isfinite().all()):
+        raise NonFiniteStart(f"{part.name}: NaN or infinite at the start")
+
+
+def own_products(part: Objective, args: Sequence[Vec], draw: Draw) -> None:
+    """The user's own products with second derivatives can be called. Raises ProblemError."""
+    last = len(args) - 1
+    for name, row in (("hvp", last), ("jvp", 0)):
+        if not part.second_order or getattr(part.own, name) is None or (name == "jvp" and last == 0):
+            continue
+        try:
+            part.linearize(args, draw).product(args[last], row, last)
+        except BilevelError:
+            raise
+        except Exception as cause:
+            raise ProblemError(f"{part.name}: {name}= raised {type(cause).__name__} at the start: {cause}") from cause
+
+
 def nothing_lost(scalar: Scalar, args: Sequence[Vec], grads: Sequence[Vec], project: Sequence[Project]) -> None:
     """Raise ProblemError where a derivative that is 0 at the start is 0 near it too, while values there differ.
 
