@@ -256,8 +256,9 @@ class BilevelProblem(Problem):
             return residuals.renamed(found, without)
         if oracle.memory is not None:
             oracle.memory.keep()
+        off = derivatives.wrong_here(oracle, x, y)  # while the graphs are there
         found |= lower_gap(oracle, x, y, starts)
-        found |= derivatives.wrong(oracle, x, y)
+        found |= off | derivatives.wrong(oracle, x, y)
         return residuals.renamed(found, without)
 
     def progress(

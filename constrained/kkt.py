@@ -48,8 +48,12 @@ def check_start(oracle: ConstrainedOracle, x: Vec) -> None:
         if isinstance(part, Constraint):
             looks.rows(part, (x,), "x")
         scalar = _scalar(oracle, part, x, generator)
-        looks.nothing_lost(scalar, (x,), looks.start(scalar, (x,), given), (oracle.X.project,))
+        grads = looks.start(scalar, (x,), given)
+        looks.nothing_lost(scalar, (x,), grads, (oracle.X.project,))
         if isinstance(part, Objective):
+            flat = float(grads[0].max_norm()) == 0 and part.own.gradient is None
+            if flat and not oracle.rows and not looks.depends(part, (x,), oracle.f.draw(0)):  # with rows: any feasible point
+                raise ProblemError(f"{part.name}: expected a function of x, got one of other tensors alone, or of none")
             looks.own_products(part, (x,), oracle.f.draw(0))
 
 
@@ -92,6 +96,20 @@ def _values(oracle: ConstrainedOracle, x: Vec) -> list[Tensor]:
 
 def _first(oracle: ConstrainedOracle, x: Vec, generator: torch.Generator, *, finite: bool = False) -> list[Finding]:
     """grad f and J'w from values; `finite`: none where a value is not."""
+    claims, x, d = _claims(oracle, x, generator)
+    if finite and not all(math.isfinite(value) for _, _, value, _ in claims):
+        return []
+    return [finding for claim in claims for finding in looks.compared(claim, (x,), [d])]
+
+
+def wrong_here(oracle: ConstrainedOracle, x: Vec) -> dict[str, float]:
+    """Relative errors of first derivatives at x itself, by name; see `looks.off_here`."""
+    claims, x, d = _claims(oracle, x, torch.Generator().manual_seed(4))
+    return {name: error for claim in claims for name, error in looks.off_here(claim, (x,), [d]).items()}
+
+
+def _claims(oracle: ConstrainedOracle, x: Vec, generator: torch.Generator) -> tuple[list[looks.Claim], Vec, Vec]:
+    """f and w'c with their derivatives near x, a point with room to both sides along the direction."""
     d = direction(x, generator)
     claims, (x, d) = [], (x, d) if oracle.X.whole else looks.with_room(oracle.X.project, x, d)
     for part in _parts(oracle):
@@ -100,9 +118,7 @@ def _first(oracle: ConstrainedOracle, x: Vec, generator: torch.Generator, *, fin
         scalar = _scalar(oracle, part, x, generator)
         label = f"{part.name}: {'gradient' if isinstance(part, Objective) else 'Jacobian'}"
         claims.append((scalar, [label], *scalar.gradient((x,))))
-    if finite and not all(math.isfinite(value) for _, _, value, _ in claims):
-        return []
-    return [finding for claim in claims for finding in looks.compared(claim, (x,), [d])]
+    return claims, x, d
 
 
 def multipliers(oracle: ConstrainedOracle, x: Vec) -> Multipliers:

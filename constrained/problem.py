@@ -170,7 +170,8 @@ class ConstrainedProblem(Problem):
         if oracle.memory is not None:
             oracle.memory.forget_at((x,))
         found = kkt.residuals(oracle, x, point.multipliers or Multipliers())
-        return self._renamed(found, suffix) | {f"{name}{suffix}": error for name, error in kkt.wrong(oracle, x).items()}
+        off = kkt.wrong_here(oracle, x) | kkt.wrong(oracle, x)  # first where there is a graph
+        return self._renamed(found, suffix) | {f"{name}{suffix}": error for name, error in off.items()}
 
     def progress(
         self,

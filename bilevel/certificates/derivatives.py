@@ -33,7 +33,7 @@ def check_start(oracle: BilevelOracle, x: Vec, y: Vec) -> None:
         scalar = Scalar.of(level, (x, y), NAMES, generator, draw)
         grads = looks.start(scalar, (x, y), given)
         flat = all(float(grad.max_norm()) == 0 for grad in grads)
-        if flat and level.own.gradient is None and not level.depends((x, y), draw):
+        if flat and level.own.gradient is None and not looks.depends(level, (x, y), draw):
             raise ProblemError(f"{level.name}: expected a function of x or y, got one that depends on neither (is it detached?)")
         looks.nothing_lost(scalar, (x, y), grads, project)
         looks.own_products(level, (x, y), draw)
@@ -109,15 +109,29 @@ def check(oracle: BilevelOracle, x: Vec, y: Vec) -> Report:
 
 def _first(oracle: BilevelOracle, x: Vec, y: Vec, generator: torch.Generator, *, finite: bool = False) -> list[Finding]:
     """d/dx and d/dy of the objectives and constraints, from values; `finite`: none where f or g is not."""
+    claims, at, along = _claims(oracle, x, y, generator)
+    if finite and not all(bool(value.isfinite()) for _, _, value, _ in claims[:2]):
+        return []
+    return [finding for claim in claims for finding in looks.compared(claim, at, along)]
+
+
+def wrong_here(oracle: BilevelOracle, x: Vec, y: Vec) -> dict[str, float]:
+    """Relative errors of first derivatives at (x, y) itself, by name; see `looks.off_here`."""
+    claims, at, along = _claims(oracle, x, y, torch.Generator().manual_seed(4))
+    return {name: error for claim in claims for name, error in looks.off_here(claim, at, along).items()}
+
+
+def _claims(
+    oracle: BilevelOracle, x: Vec, y: Vec, generator: torch.Generator
+) -> tuple[list[looks.Claim], tuple[Vec, Vec], tuple[Vec, Vec]]:
+    """The functions with their derivatives near (x, y), a point with room to both sides along the directions."""
     rooms = [looks.with_room(X.project, v, direction(v, generator)) for X, v in ((oracle.X, x), (oracle.Y, y))]
     claims, ((x, dx), (y, dy)) = [], rooms
     for part in (oracle.f, oracle.g, *oracle.constraints.values()):
         labels = [f"{part.name}: d/d{name}" for name in NAMES]
         scalar = Scalar.of(part, (x, y), NAMES, generator, part.draw(0) if isinstance(part, Level) else None)
         claims.append((scalar, labels, *scalar.gradient((x, y))))
-    if finite and not all(bool(value.isfinite()) for _, _, value, _ in claims[:2]):
-        return []
-    return [finding for claim in claims for finding in looks.compared(claim, (x, y), (dx, dy))]
+    return claims, (x, y), (dx, dy)
 
 
 def _second(oracle: BilevelOracle, x: Vec, y: Vec, generator: torch.Generator, right: set[str]) -> list[Finding]:

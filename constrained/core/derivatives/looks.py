@@ -12,6 +12,7 @@ from ..errors import BilevelError, NonFiniteStart, ProblemError, Unsuitable
 from ..vec import Vec
 from .constraint import Constraint
 from .finite_differences import Finding, compare, direction
+from .leaves import differentiable
 from .objective import Draw, Objective
 
 NEAR = 0.1  # times 1 + |x|: how far points are that derivatives are looked at
@@ -76,6 +77,14 @@ def start(scalar: Scalar, args: Sequence[Vec], given: str) -> list[Vec]:
         if not bool(grad.finite()):
             raise NonFiniteStart(f"{scalar.name}: its gradient in {name} is NaN or infinite at the start")
     return grads
+
+
+def depends(part: Objective, args: Sequence[Vec], draw: Draw) -> bool:
+    """Whether the value depends on any argument by a graph of autograd, not on tensors from outside alone."""
+    with torch.enable_grad():
+        trees, leaves = differentiable(args, range(len(args)))
+        out = part.evaluate(trees, draw)
+    return out.requires_grad and any(grad is not None for grad in torch.autograd.grad(out, leaves, allow_unused=True))
 
 
 def rows(part: Constraint, args: Sequence[Vec], given: str) -> None:
@@ -146,11 +155,14 @@ def _moved(arg: Vec, far: float, generator: torch.Generator) -> Vec:
 
 def with_room(project: Project, x: Vec, d: Vec) -> tuple[Vec, Vec]:
     """A point near x and a direction near d, such that the points of differences along it are in the set: functions need not be
-    defined outside, and may have a kink on its boundary. Where the set has no room, the direction is 0.
+    defined outside, and may have a kink on its boundary. Where the set has no room, the direction is 0. x itself to the last bit
+    where there is room around it: a derivative may be lost from there on.
     """
-    far = 2.2 * torch.finfo(x.dtype).eps ** (1 / 3) * max(1.0, float(x.max_norm()))  # beyond what `compare` asks for
+    eps, size = torch.finfo(x.dtype).eps, max(1.0, float(x.max_norm()))
+    far = 2.2 * eps ** (1 / 3) * size  # beyond what `compare` asks for
     a, b = project(x.add(d, far)), project(x.add(d, -far))
-    return (a + b) * 0.5, (a - b) * (0.5 / far)
+    middle = (a + b) * 0.5
+    return x if float((middle - x).max_norm()) <= 4 * eps * size else middle, (a - b) * (0.5 / far)
 
 
 Claim = tuple[Scalar, Sequence[str], Tensor, list[Vec]]  # labels of the gradients, value, gradients
@@ -175,6 +187,24 @@ def compared(claim: Claim, args: Sequence[Vec], along: Sequence[Vec]) -> list[Fi
             finding = other if other.ok and other.tolerance <= TELLING else finding
         findings.append(finding)
     return findings
+
+
+def off_here(claim: Claim, args: Sequence[Vec], along: Sequence[Vec]) -> dict[str, float]:
+    """Relative errors of derivatives at the very point, by label, where no kink is: slopes to both sides and a longer one agree
+    with each other and not with the claim. Near an answer a derivative may be right that is lost at it.
+    """
+    scalar, labels, value, grads = claim
+    eps, off, here = torch.finfo(args[0].dtype).eps, {}, float(value)
+    for i, (arg, d, grad, label) in enumerate(zip(args, along, grads, labels)):
+        h, claimed = eps ** (1 / 3) * max(1.0, float(arg.max_norm())), float(grad @ d)
+        slopes = [
+            (float(scalar.value([v.add(d, t) if j == i else v for j, v in enumerate(args)])) - here) / t for t in (h, -h, 2 * h)
+        ]
+        truth, size = sum(slopes) / len(slopes), scalar.size(value)
+        error, apart = abs(claimed - truth), max(slopes) - min(slopes)
+        if error > 10 * (apart + 10 * eps * size / h) and error > TELLING * abs(truth):
+            off[label] = error / (abs(truth) + 1e-3 * size)
+    return off
 
 
 def off_at_both(points: Iterable[Sequence[Finding]]) -> dict[str, float]:

@@ -161,10 +161,6 @@ class Objective:
         count.rows += at.rows
         count.tokens += at.tokens
 
-    def depends(self, args: Sequence[Vec], draw: Draw | None = None) -> bool:
-        """Whether the value depends on any argument by a graph of autograd."""
-        return self.graph(args, draw).requires_grad
-
     def graph(self, args: Sequence[Vec], draw: Draw | None = None) -> Tensor:
         """The value with its graph."""
         key = self._key(args)
