@@ -26,6 +26,10 @@ evaluations includes (`beside` in the CSV). One thread; --cap: seconds of one ru
 compiled is kept in the folder for temporary files, since the first run takes a quarter of an hour for it. Of functions in torch
 gradients and products with Hessians are those that the library's own tally counts.
 
+Multipliers of rows and bounds are compared with those of Ipopt and Pounce where both ends are one point, the active gradients are
+independent, and no active inequality or bound has a multiplier near zero (nlp/multipliers.py); those of least squares at each
+answer tell whose are nearer.
+
 TrustConstr, as `constrained` has it, does not let scipy end before the barrier parameter is small. Ipopt and Pounce keep bounds
 to the last digit.
 """
@@ -43,6 +47,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import torch
 from nlp.model import Model, TorchModel
+from nlp.multipliers import paired, report
 from nlp.run import LEVELS, Row, named, run
 
 from constrained import MissingExtra
@@ -154,10 +159,13 @@ def profile(rows: list[Row], path: Path, points: bool) -> None:
 
 
 def write(rows: list[Row], path: Path) -> None:
+    """apart: multipliers from those of `default`, where both end at one point."""
+    apart = {key: pair.apart for key, pair in paired(rows).items()}
+    lines = [{**row.flat(), "apart": apart.get((row.solver, row.set, row.problem), np.nan)} for row in rows]
     with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row.flat())), lineterminator="\n")
+        table = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
         table.writeheader()
-        table.writerows(row.flat() for row in rows)
+        table.writerows(lines)
 
 
 def main() -> None:
@@ -185,6 +193,7 @@ def main() -> None:
             write(rows, args.csv)  # what there is, should the rest be broken off
     if rows:
         summary(rows, to)
+        print("\n".join(report(rows)))
     if args.profile and rows:
         profile(rows, args.profile, args.points)
 

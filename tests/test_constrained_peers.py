@@ -1,5 +1,6 @@
 """The judge, the counts and the models of `benchmarks/constrained_peers.py`, on what is known by hand."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from nlp import judge, sparse, with_torch
 from nlp.judge import At, residual
 from nlp.model import Model, Part, Tally, TorchModel
+from nlp.multipliers import judged, paired, report
 from nlp.run import run
 
 FREE = np.full(2, np.inf)
@@ -77,6 +79,51 @@ def test_derivatives_of_the_sparse_models(model):
         w = rng.standard_normal(np.shape(slope))
         down, up = (part.first(y).T @ w if weighted else part.first(y) for y in (x - t * v, x + t * v))
         np.testing.assert_allclose(part.second(x, *([w] if weighted else [])) @ v, (up - down) / (2 * t), atol=1e-6)
+
+
+def test_multipliers_are_those_of_what_is_active():
+    """The disc's: mu = 1/2; with x0 >= -1/2 too, mu = 1/sqrt(7) and 1 - 1/sqrt(7) of the bound."""
+    found = judged(disc([-1, -1]))
+    np.testing.assert_allclose(found.z, [0.5, 0, 0, 0, 0], atol=1e-15)
+    assert (found.licq, found.strict) == pytest.approx((1, 1))
+    found = judged(disc([-0.5, -(1.75**0.5)], low=np.array([-0.5, -np.inf])))
+    np.testing.assert_allclose(found.z, [7**-0.5, 1 - 7**-0.5, 0, 0, 0], atol=1e-15)
+    assert 0.1 <= found.licq < 1
+    assert found.strict == pytest.approx((1 - 7**-0.5) / 2**0.5)
+
+
+def test_multipliers_are_compared_where_they_are_unique():
+    """Not where a row stands twice, where a bound is met by chance, or where one would be negative."""
+    twice = {"h": np.zeros(2), "Jh": np.array([[-2.0, -2], [-1, -1]])}
+    assert judged(disc([-1, -1], **twice)).licq <= 1e-15
+    assert judged(disc([-1, -1], low=np.array([-1.0, -np.inf]))).strict == pytest.approx(0, abs=1e-15)
+    assert judged(disc([1, 1])).strict == pytest.approx(-1)
+    assert judged(disc([np.nan, 0], Jh=np.full((1, 2), np.nan))) is None
+
+
+def corner(z):
+    """Rows of (x0 - 1)^2 + x1, x0 <= 1/2, x1 >= 0, as from two solvers: multipliers 1 and 1."""
+    part = Part(
+        value=lambda x: (x[0] - 1) ** 2 + x[1], first=lambda x: np.array([2 * x[0] - 2, 1.0]), second=lambda x: np.diag([2.0, 0])
+    )
+    row = Part(value=lambda x: x[:1] - 0.5, first=lambda x: np.array([[1.0, 0]]), second=lambda x, w: np.zeros((2, 2)))
+    model = Model(name="corner", x0=np.zeros(2) + 0.2, low=np.array([-np.inf, 0.0]), high=FREE, f=part, h=row)
+    ours = run("corners", model, "default", 10.0, 1)
+    return [ours, dataclasses.replace(ours, solver="Other", z=np.array(z))]
+
+
+def test_ends_at_one_point_are_paired_and_reported():
+    rows = corner([1.0, 0, 1, 0, 0])
+    np.testing.assert_allclose(rows[0].z, rows[1].z, atol=1e-7)
+    ((key, pair),) = paired(rows).items()
+    assert key == ("Other", "corners", "corner")
+    assert pair.qualifies
+    assert pair.agrees
+    assert len(list(report(rows))) == 4
+    rows = corner([1.0, 0, 1.01, 0, 0])
+    assert not next(iter(paired(rows).values())).agrees
+    assert "corner" in list(report(rows))[-1]
+    assert not paired([rows[0], dataclasses.replace(rows[1], x=rows[0].x + 1e-5)])
 
 
 KNOWN = {"HS43": -44, "HS71": 17.0140173, "HS100": 680.6300573, "HS104": 3.9511634, "HS113": 24.3062091}

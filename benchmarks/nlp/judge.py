@@ -40,7 +40,7 @@ def residual(at: At) -> float:
         return math.inf
     finite_low, finite_high = np.isfinite(at.low), np.isfinite(at.high)
     if not (len(at.h) or finite_low.any() or finite_high.any()):
-        J = _dense(at.J)
+        J = dense(at.J)
         lam = np.linalg.lstsq(J.T, -at.g, rcond=None)[0]
         return math.hypot(float(np.linalg.norm(at.g + J.T @ lam)), float(np.linalg.norm(at.c)))
     slacks = np.concatenate([-at.h, (at.x - at.low)[finite_low], (at.high - at.x)[finite_high]])
@@ -90,5 +90,5 @@ def _by_cone(A: Any, b: np.ndarray, free: int) -> float:
     return float(np.linalg.norm(A @ z - b))
 
 
-def _dense(A: Any) -> np.ndarray:
+def dense(A: Any) -> np.ndarray:
     return A if isinstance(A, np.ndarray) else A.toarray()

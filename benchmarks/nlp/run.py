@@ -16,6 +16,7 @@ from constrained.peers.reference import Reference, View
 
 from .judge import At, residual
 from .model import Model, Plain, Tally, TorchModel
+from .multipliers import judged, off
 
 LEVELS = (1e-4, 1e-6, 1e-8)
 FALSE = 1e-4  # a claim with a residual above is false
@@ -23,7 +24,11 @@ FALSE = 1e-4  # a claim with a residual above is false
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of the CSV. seconds: of the whole call; own: of the solver alone, without checks of the start and certificates."""
+    """A line of the CSV. seconds: of the whole call; own: of the solver alone, without checks of the start and certificates.
+
+    licq, strict: of the answer (multipliers.py); off: of the solver's multipliers from those of least squares. Not in the CSV: x
+    and z, the answer and its multipliers.
+    """
 
     set: str
     problem: str
@@ -38,6 +43,11 @@ class Row:
     seconds: float
     own: float
     counts: dict[str, int]
+    licq: float
+    strict: float
+    off: float
+    x: np.ndarray
+    z: np.ndarray | None
 
     def solved(self, level: float) -> bool:
         return self.residual <= level
@@ -48,7 +58,7 @@ class Row:
 
     def flat(self) -> dict[str, Any]:
         own = dict(vars(self))
-        return {**{name: own[name] for name in own if name != "counts"}, "false": self.false, **self.counts}
+        return {**{name: own[name] for name in own if name not in ("counts", "x", "z")}, "false": self.false, **self.counts}
 
 
 def named(name: str) -> Any:
@@ -70,47 +80,79 @@ def _run(group: str, model: Model | TorchModel, name: str, cap: float) -> Row:
     tally, solver, start = Tally(), named(name), time.perf_counter()
     side = _theirs if isinstance(solver, Reference) else _ours
     try:
-        x, said, claimed, iterations, own = side(model, solver, tally, cap)
+        end = side(model, solver, tally, cap)
     except BilevelError as error:
-        x, said, claimed, iterations, own = None, f"{type(error).__name__}: {error}", False, 0, np.inf
+        end = End(None, f"{type(error).__name__}: {error}")
     seconds = time.perf_counter() - start
-    at = _at(model, x)
+    at, x = _at(model, end.x), end.x
+    z, says = end.stacked(at), judged(at)
     return Row(
         set=group,
         problem=model.name,
         n=len(at.x),
         m=len(at.c) + len(at.h),
         solver=name,
-        said=said,
-        claimed=claimed,
+        said=end.said,
+        claimed=end.claimed,
         residual=np.inf if x is None else residual(at),
         objective=np.nan if x is None else at.f,
-        iterations=iterations,
+        iterations=end.iterations,
         seconds=seconds,
-        own=min(own, seconds),
+        own=min(end.own, seconds),
         counts=model.counts(tally) if tally.oracle is not None or isinstance(model, Model) else {},
+        licq=says.licq if says else np.nan,
+        strict=says.strict if says else np.nan,
+        off=off(z, says and says.z),
+        x=at.x,
+        z=z,
     )
 
 
-Answer = tuple[np.ndarray, str, bool, int, float]
+@dataclass(frozen=True)
+class End:
+    """Where a solver ended, and what it says. multipliers: of c, h, low and high, where it has them."""
+
+    x: np.ndarray | None
+    said: str
+    claimed: bool = False
+    iterations: int = 0
+    own: float = np.inf
+    multipliers: tuple[Any, ...] = (None, None, None, None)
+
+    def stacked(self, at: At) -> np.ndarray | None:
+        """z of multipliers.py, 0 for what there is none of; None where a kind that the problem has is missing."""
+        sizes = (len(at.c), len(at.h), len(at.x), len(at.x))
+        needed = (*(size > 0 for size in sizes[:2]), np.isfinite(at.low).any(), np.isfinite(at.high).any())
+        if any(part is None and need for part, need in zip(self.multipliers, needed)):
+            return None
+        lam, mu, low, high = (np.zeros(size) if part is None else part for part, size in zip(self.multipliers, sizes))
+        fixed = at.low == at.high
+        return np.concatenate([lam, mu, np.where(fixed, 0.0, low), np.where(fixed, high - low, high)])
 
 
-def _ours(model: Model | TorchModel, solver: Any, tally: Tally, cap: float) -> Answer:
+def _ours(model: Model | TorchModel, solver: Any, tally: Tally, cap: float) -> End:
     result = constrained.solve(model.ours(tally), solver, max_seconds=cap)
     iterations = int(getattr(result.state, "iterations", result.steps))
-    return Vec.of(result.x).ravel().numpy(), result.status.name, result.status.ok, iterations, result.seconds
+    own = (getattr(result.multipliers, name, None) for name in ("equality", "inequality", "low", "high"))
+    parts = tuple(None if part is None else _flat(part) for part in own)
+    return End(_flat(result.x), result.status.name, result.status.ok, iterations, result.seconds, parts)
 
 
-def _theirs(model: Model | TorchModel, solver: Reference, tally: Tally, cap: float) -> Answer:
+def _flat(tree: Any) -> np.ndarray:
+    return Vec.of(tree).ravel().double().numpy()
+
+
+def _theirs(model: Model | TorchModel, solver: Reference, tally: Tally, cap: float) -> End:
     view: Any = model.view(tally)
     try:
         with within(cap):
             found = solver.run(view)
     except OutOfTime:
-        return view.seen, "out of time", False, 0, np.inf
+        return End(view.seen, "out of time")
     except (ArithmeticError, ValueError, RuntimeError) as error:  # of their linear algebra
-        return view.seen, f"{type(error).__name__}: {error}", False, 0, np.inf
-    return found.x, found.said, found.solved, found.iterations, np.inf
+        return End(view.seen, f"{type(error).__name__}: {error}")
+    multipliers = (found.lam, found.mu, found.low, found.high)
+    return End(found.x, found.said, found.solved, found.iterations, np.inf, multipliers)
 
 
 def _at(model: Model | TorchModel, x: np.ndarray | None) -> At:

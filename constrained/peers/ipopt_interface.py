@@ -49,5 +49,6 @@ class IpoptInterface(Reference):
         said = info["status_msg"]
         said = said.decode() if isinstance(said, bytes) else str(said)
         lam, mu = stacked.split(np.asarray(info["mult_g"], dtype=float))
-        multipliers = (lam if stacked.equalities else None, mu.clip(0) if stacked.inequalities else None)
-        return Found(np.asarray(x), stacked.iterations, said, info["status"] in (0, 1), *multipliers)
+        multipliers = {"lam": lam if stacked.equalities else None, "mu": mu.clip(0) if stacked.inequalities else None}
+        low, high = (np.asarray(info[name], dtype=float) for name in ("mult_x_L", "mult_x_U"))
+        return Found(np.asarray(x), stacked.iterations, said, info["status"] in (0, 1), **multipliers, low=low, high=high)

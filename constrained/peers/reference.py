@@ -52,7 +52,9 @@ class ReferenceState:
 
 @dataclass(frozen=True)
 class Found:
-    """What another solver returns: x and its own words; lam and mu with the signs of L = f + lam'c + mu'h where it has them."""
+    """What another solver returns: x and its own words. Where it has them lam and mu with the signs of L = f + lam'c + mu'h, and
+    the multipliers of bounds, low and high, >= 0.
+    """
 
     x: np.ndarray
     iterations: int
@@ -60,6 +62,8 @@ class Found:
     solved: bool
     lam: np.ndarray | None = None
     mu: np.ndarray | None = None
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
 
 
 Watcher = Callable[[np.ndarray, Any], bool]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.optimize import linprog
 from scipy.sparse import csr_array, diags_array
+from unique_multipliers import stacked, unique
 
 from constrained import (
     SLSQP,
@@ -35,6 +36,16 @@ WITHOUT_MULTIPLIERS = {"HS13"}  # no point of it satisfies the conditions
 # The least values known, where they are below the published one; local solutions from the published start elsewhere
 LOCAL = {"HS2", "HS16", "HS20", "HS44", "HS55", "HS57", "HS108"}
 INFEASIBLE, SLOW = {"FREURONE", "HIMMELBD"}, {"HATFLDFLNE", "OSCIPANE"}
+# At these answers active gradients depend on one another, something is active without a force, or bounds fix an entry
+SEVERAL = {"HS17", "HS21MOD", "HS30", "HS32", "HS35MOD", "HS55", "HS116", "COOLHANS", "FLT"}
+
+
+def expect_the_multipliers(name, problem, result, low, high):
+    """Those of least squares at the answer, where these are the only ones."""
+    wanted = unique(problem, result.x, low, high)
+    assert (wanted is None) == (name in SEVERAL)
+    if wanted is not None:
+        assert (np.abs(stacked(result) - wanted) <= 1e-4 * np.maximum(1, np.abs(wanted))).all()
 
 
 @pytest.mark.parametrize("name", HS_INEQUALITY)
@@ -51,11 +62,13 @@ def test_hock_and_schittkowskis_problems_with_inequalities(name):
     assert (result.fun > instance.optimum + size) == (name in LOCAL)
     if name not in LOCAL:
         assert result.fun >= instance.optimum - max(size, 1e-4 * abs(instance.optimum))  # published to five digits
+    expect_the_multipliers(name, instance.problem, result, *map(np.array, HS_INEQUALITY[name].bounds()))
 
 
 @pytest.mark.parametrize("name", CUTEST)
 def test_equations_and_equalities_of_cutest(name):
-    result = solve(cutest(name=name).problem, InteriorPoint(), tol=1e-8)
+    problem = cutest(name=name).problem
+    result = solve(problem, InteriorPoint(), tol=1e-8)
     if name in INFEASIBLE:
         assert result.status is Status.LOCALLY_INFEASIBLE
     elif name in SLOW:
@@ -63,6 +76,7 @@ def test_equations_and_equalities_of_cutest(name):
     else:
         assert result.status is Status.CONVERGED
         assert max(result.residuals().values()) <= 1e-8
+        expect_the_multipliers(name, problem, result, *(np.full(len(result.x), end) for end in (-np.inf, np.inf)))
 
 
 @pytest.mark.parametrize("name", TRAPS)
