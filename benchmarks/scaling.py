@@ -7,7 +7,8 @@ A run prints its status and the share of the possible improvement that is missin
 
     (Phi(x) - Phi*) / (Phi(x0) - Phi*),   constrained: f + w |c|_1 in place of Phi, w twice the largest multiplier at the solution
 
-Phi* the least value that SciPy finds from x, or that of an accurate unscaled solve. False: CONVERGED with more than 0.1 %.
+Phi* the least value that SciPy finds from x, or that of an accurate unscaled solve. False: CONVERGED with more than 0.1 %, but
+for points where Phi bends down, a saddle or the plateau of a sigmoid, which no measure of first order tells from a minimum.
 """
 
 from __future__ import annotations
@@ -67,6 +68,12 @@ class Two:
 
     def phi(self, x: Tensor) -> Tensor:
         return self.f(x, self.response(x))
+
+    def bends_down(self, x: Tensor) -> bool:
+        """The Hessian of Phi in the entries off their bounds has a negative eigenvalue."""
+        free = (x - self.low > 1e-3) & (self.high - x > 1e-3)
+        hessian = torch.autograd.functional.hessian(self.phi, x)[free][:, free]
+        return bool(free.any()) and float(torch.linalg.eigvalsh(hessian)[0]) < 0
 
 
 @dataclass(frozen=True)
@@ -214,13 +221,15 @@ class Found:
     seconds: float
     message: str
 
+    bent: bool = False
+
     @property
     def false(self) -> bool:
-        return self.status == "CONVERGED" and not self.missing <= FALSE
+        return self.status == "CONVERGED" and not self.missing <= FALSE and not self.bent
 
     def __str__(self) -> str:
         where = f"f {self.value[0]:g} g {self.value[1]:g} x {self.unit[0]:g} y {self.unit[1]:g}"
-        mark = "  FALSE" if self.false else ""
+        mark = "  FALSE" if self.false else "  bends down" if self.bent else ""
         figures = f"{self.missing:8.1e} {self.gradients:6d} {self.seconds:5.1f} s{mark}"
         return f"{self.name:10s} {self.solver:20s} {where:34s} {self.status:18s} {figures}"
 
@@ -235,7 +244,8 @@ def run(name: str, problem: One | Two, solver: str, value: Numbers, unit: Number
         return Found(name, solver, value, unit, type(error).__name__, math.nan, 0, time.perf_counter() - began, str(error))
     took = time.perf_counter() - began
     missing = problem.missing(found.x / unit[0], None if found.y is None else found.y / unit[1])
-    return Found(name, solver, value, unit, found.status.name, missing, found.calls.gradients, took, found.message)
+    bent = isinstance(problem, Two) and not missing <= FALSE and problem.bends_down(found.x / unit[0])
+    return Found(name, solver, value, unit, found.status.name, missing, found.calls.gradients, took, found.message, bent)
 
 
 def scalings(values: list[float], units: list[float]) -> Iterator[tuple[Numbers, Numbers]]:
@@ -290,7 +300,8 @@ def main() -> None:
     counts = Counter(row.status for row in rows).most_common()
     print(f"{len(rows)} runs: " + ", ".join(f"{count} {status}" for status, count in counts))
     false, lost = sum(row.false for row in rows), sum(row.status != "CONVERGED" and row.missing <= 1e-6 for row in rows)
-    print(f"{false} false CONVERGED; {lost} not CONVERGED with less than 1e-6 missing")
+    bent = sum(row.bent and row.status == "CONVERGED" for row in rows)
+    print(f"{false} false CONVERGED, {bent} more where Phi bends down; {lost} not CONVERGED with less than 1e-6 missing")
 
 
 if __name__ == "__main__":

@@ -59,3 +59,8 @@ def backwards(outs: Sequence[Tensor], stacks: Sequence[Tensor], inputs: Sequence
     except RuntimeError:
         each = [backward(outs, weights, inputs) for weights in zip(*stacks)]
         return tuple(torch.stack(rows) for rows in zip(*each))
+
+
+def reaches(out: Tensor, leaves: Sequence[Tensor]) -> bool:
+    """Whether the graph of a scalar has any of these leaves."""
+    return out.requires_grad and any(one is not None for one in torch.autograd.grad(out, leaves, allow_unused=True))

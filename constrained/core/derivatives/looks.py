@@ -12,6 +12,7 @@ from ..errors import BilevelError, NonFiniteStart, ProblemError, Unsuitable
 from ..vec import Vec
 from .constraint import Constraint
 from .finite_differences import Finding, compare, direction
+from .graph import reaches
 from .leaves import differentiable
 from .objective import Draw, Objective
 
@@ -84,7 +85,7 @@ def depends(part: Objective, args: Sequence[Vec], draw: Draw) -> bool:
     with torch.enable_grad():
         trees, leaves = differentiable(args, range(len(args)))
         out = part.evaluate(trees, draw)
-    return out.requires_grad and any(grad is not None for grad in torch.autograd.grad(out, leaves, allow_unused=True))
+    return reaches(out, leaves)
 
 
 def rows(part: Constraint, args: Sequence[Vec], given: str) -> None:
