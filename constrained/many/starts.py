@@ -101,8 +101,9 @@ def _starts(starts: Any, like: Vec) -> list[Vec]:
         _lanes(stacked, "starts")
         stacked = _cast(stacked, like, starts)
         each = [like.like(row) for row in zip(*(leaf.unbind() for leaf in stacked.leaves))]
-        several = each[:1] if bool(stacked.finite()) else each  # of one shape, dtype and device
-        _ = [checked_start(f"starts[{i}]", one.tree(), like) for i, one in enumerate(several)]
+        checked_start("starts[0]", each[0].tree(), like)  # all are of one shape, dtype and device
+        if not bool(stacked.finite()):
+            _ = [checked_start(f"starts[{i}]", one.tree(), like) for i, one in enumerate(each)]
         return each
     if not (points or isinstance(starts, (list, tuple))) or not len(starts):
         got = shown(starts) if stacked is None else describe(stacked)

@@ -294,6 +294,7 @@ OK = torch.ones(3, 2, dtype=F64)
         ((ONE, torch.ones(3, 3, dtype=F64)), {}, r"starts\[0\]: expected \[2\] .* got \[3\]"),
         ((ONE, torch.ones(3, 2)), {}, r"starts\[0\]: expected .*float64 .* got .*float32"),
         ((ONE, torch.tensor([[0.0, 0.0], [math.nan, 0.0]], dtype=F64)), {}, r"starts\[1\]: NaN"),
+        ((ONE, OK.to("meta")), {}, r"starts\[0\]: expected .* got .*meta"),
         ((ONE, [OK[0], {"a": OK[0]}]), {}, r"starts\[1\]: expected"),
         ((ONE, OK), {"parameters": OK}, "parameters: expected None"),
         ((3, OK), {}, "problem: expected a ConstrainedProblem .* got 3"),
