@@ -27,6 +27,7 @@ from ..oracle import BilevelOracle
 from .constraints import LowerConstraints
 
 SLOW = 0.5  # of violation and complementarity after one saddle more
+STEPS = 10_000  # of the inner method, for one solution
 PATIENCE = 5  # saddles in a row that round-off ended and that are no better
 
 
@@ -53,6 +54,7 @@ class RegularisedValue:
     saddle: Saddle
     residual: float
     reason: DescentStatus
+    steps: int
 
 
 def lower_value(
@@ -87,7 +89,8 @@ def lower_value(
         lagrangian(found.x)
     th, v_x, own_y, la, plain, rest = last["call"]
     kept = Saddle(th, y, found.memory)
-    return RegularisedValue(plain, rest, own_y, v_x, (y - th) / gamma1, (la - z) / gamma2, la, kept, found.residual, found.reason)
+    v_y, v_z = (y - th) / gamma1, (la - z) / gamma2
+    return RegularisedValue(plain, rest, own_y, v_x, v_y, v_z, la, kept, found.residual, found.reason, found.steps)
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,14 @@ def solve_constrained_lower(
     """argmin over y in Y of g(x, y) under the lower constraints, from (y, z): (y, z) <- the saddle of the regularised Lagrangian,
     with gamma1 and gamma2 growing (proximal method of multipliers). Of several solutions one next to y.
     """
-    saddle, gammas, waited, missed = Saddle(y, y, None), (1.0, 1.0), 0, float("inf")
+    saddle, gammas, waited, missed, left = Saddle(y, y, None), (1.0, 1.0), 0, float("inf"), STEPS
     floor = 30 * torch.finfo(y.dtype).eps
     largest = torch.finfo(y.dtype).eps ** -0.5
     best = LowerSolution(y, z, float("inf"), DescentStatus.MAX_STEPS)
     for _ in range(max_steps):
-        found = lower_value(oracle, rows, gammas, method, (x, y, z), saddle, max(0.1 * tol, floor), 10_000)
+        found = lower_value(oracle, rows, gammas, method, (x, y, z), saddle, max(0.1 * tol, floor), left)
         y, z, saddle = found.saddle.theta, found.multipliers, found.saddle
-        missed, before = float(found.z.norm()), missed
+        missed, before, left = float(found.z.norm()), missed, left - found.steps
         residual = float(found.y.norm()) + missed + found.residual
         better = not residual >= best.residual
         waited = 0 if better else waited + (found.reason is DescentStatus.PRECISION)
@@ -121,7 +124,7 @@ def solve_constrained_lower(
             best = LowerSolution(y, z, residual, DescentStatus.CONVERGED if residual <= tol else DescentStatus.MAX_STEPS)
         if residual <= tol or found.reason in (DescentStatus.NONFINITE, DescentStatus.UNBOUNDED):
             return best if residual <= tol else LowerSolution(y, z, residual, found.reason)
-        if waited > PATIENCE:  # to and fro within rounding
+        if waited > PATIENCE or left <= 0:  # to and fro within rounding, or too slow
             return best
         gammas = grown(gammas, missed > max(SLOW * before, 0.1 * tol), largest)
     return best

@@ -212,6 +212,12 @@ class Problem(ABC):
     def _with(self, fields: dict[str, Any]) -> Self:
         return dataclasses.replace(self, **fields)  # pyright: ignore[reportArgumentType]
 
+    def expect_values(self) -> None:
+        """Raise ProblemError for variables on the meta device, where a problem can be made and not be solved."""
+        variables = self.variables()
+        if any(leaf.device.type == "meta" for vec in variables.values() for leaf in vec.leaves):
+            raise ProblemError(f"{', '.join(variables)}: expected tensors with values, got tensors on the meta device")
+
     def _one_dtype(self) -> None:
         """Raise ProblemError where variables differ in dtype or device, or have one in which nothing here is solved."""
         variables = self.variables()
@@ -219,8 +225,6 @@ class Problem(ABC):
         if len(seen) != 1:
             listed = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in seen))
             raise ProblemError(f"{', '.join(variables)}: expected one dtype and device for all variables, got {listed}")
-        (dtype, device), names = seen.pop(), ", ".join(variables)
-        if device.type == "meta":
-            raise ProblemError(f"{names}: expected tensors with values, got tensors on the meta device")
+        (dtype, _), names = seen.pop(), ", ".join(variables)
         if dtype not in (torch.float32, torch.float64, *(HALF if Feature.LIVE in self.features else ())):
             raise ProblemError(f"{names}: expected float32 or float64, half precision only with Live(module), got {dtype}")

@@ -184,6 +184,7 @@ def _prepare(
 ) -> Run:
     if not isinstance(problem, Problem):
         raise OptionError(f"problem: expected a Problem, got {type(problem).__name__}")
+    problem.expect_values()
     if solver is not None and not isinstance(solver, Solver):
         hint = f": write {solver.__name__}()" if inspect.isclass(solver) else ""
         raise OptionError(f"solver: expected a Solver, got {solver!r:.60}{hint}")

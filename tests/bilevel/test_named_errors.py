@@ -30,13 +30,19 @@ def square(x):
     [
         (torch.zeros(2, dtype=D).to_sparse(), "sparse"),
         (torch.nested.nested_tensor([torch.zeros(2, dtype=D), torch.zeros(3, dtype=D)]), "nested"),
-        (torch.zeros(2, dtype=D, device="meta"), "meta"),
         (torch.nn.LazyLinear(2), "lazy"),
     ],
 )
 def test_a_variable_without_plain_entries(value, words):
     with pytest.raises(ProblemError, match=rf"^x.*: .*{words}"):
         ConstrainedProblem(objective=square, x=value)
+
+
+def test_variables_without_values():
+    one = torch.zeros(2, dtype=D, device="meta")
+    for problem in (ConstrainedProblem(objective=square, x=one), smooth(x=one, y=one)):
+        with pytest.raises(ProblemError, match=r"^x.*: .* got tensors on the meta device"):
+            bilevel.solve(problem)
 
 
 @pytest.mark.parametrize("name", ["lower_equality", "lower_inequality"])

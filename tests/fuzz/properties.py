@@ -15,7 +15,7 @@ from drawn_problems import Drawn, Hang, Own
 from harness import finite, random_state_kept, same, values
 from hostile import CLAIMABLE, Hostile
 
-from bilevel import BilevelError, ProblemError, Result, Status, solve
+from bilevel import Auto, BilevelError, ProblemError, Result, Status, solve
 from bilevel.extend import Solver
 from constrained.core.vec import leaves_by_path
 
@@ -79,7 +79,8 @@ def looks_right(drawn: Drawn, result: Result, hostile: Hostile | None) -> None:
     assert str(result).startswith("Result: ")
     carried(result)
     if result.status is Status.CONVERGED:
-        assert result.solver.exact, "a surrogate's solver cannot be right"
+        solver = result.solver.current(result.state) if isinstance(result.solver, Auto) else result.solver
+        assert solver.exact, "a surrogate's solver cannot be right"
         if hostile is None or not hostile.fired or (hostile.once and hostile.way in CLAIMABLE):
             within(drawn, result)
     for ask in (result.residuals, lambda: result.fun):
