@@ -23,7 +23,7 @@ from .newton import Step
 from .program import Array, Values
 
 STEPS, SECOND_ORDER = 300, 20  # the Hessian of C'C comes in after so many
-STATIONARY = 1e-8  # of |C|, lost over a way as long as x and the one from the start: the violation has no slope
+STATIONARY = 1e-8  # of |C|, lost over a way as long as x and the one from the start, at least 1: the violation has no slope
 STUCK = 1e-5  # the same where no step is found
 FEASIBLE = 1e-9
 FALLS, SMALLEST = 0.2, 1e-30  # b by an accepted step, or one that bounds alone ask for; its end
@@ -86,13 +86,13 @@ def _without_multipliers(at: Values) -> Iterate:
 
 
 def _slope(at: Values) -> float:
-    """|w - P(w - grad |C|^2 / 2)| for w = (x, s), that in x times the way over |C|: then no unit of x or C changes what it is of
-    |C|.
+    """|w - P(w - grad |C|^2 / 2)| for w = (x, s), that in x times the way over |C|: then no unit of C, and no large one of x,
+    changes what it is of |C|.
     """
     p = at.program
     gx = np.clip(at.J.T @ at.C, at.x - p.high, at.x - p.low)
     gs = np.minimum(at.C[p.equalities :], at.s)
-    way = float(np.linalg.norm(at.x) + np.linalg.norm(at.x - p.start))
+    way = max(1.0, float(np.linalg.norm(at.x) + np.linalg.norm(at.x - p.start)))
     return math.hypot(float(np.linalg.norm(gx)) * way / max(_size(at), FEASIBLE**2), float(np.linalg.norm(gs)))
 
 

@@ -58,3 +58,13 @@ def test_it_ends_where_enough_is_reached():
 def test_a_point_without_slope_is_flat():
     assert flat(start([0.0], equality=lambda x: x**2 + 1))
     assert not flat(start([0.5], equality=lambda x: x**2 + 1))
+
+
+@pytest.mark.parametrize("x", [[0.0, 0.0], [1e-9, 0.0]])
+def test_the_origin_is_a_start_like_others(x):
+    """The way from it and its length are 0, and the violation has a slope there."""
+    begin = start(x, equality=lambda x: torch.stack([x[0] + x[1] - 1, x[0] - x[1] ** 2]))
+    assert not flat(begin)
+    found = restore(begin, 0.1, never)
+    assert not found.stationary
+    assert found.at.theta <= 1e-8
