@@ -11,7 +11,7 @@ import torch
 from constrained.core.choice import diagnosed
 from constrained.core.data import NoData, Sampler, exact, expect_sampler
 from constrained.core.derivatives.function import Function
-from constrained.core.errors import BilevelError, OptionError, ProblemError, Unsuitable
+from constrained.core.errors import OptionError, ProblemError, Unsuitable, raised
 from constrained.core.live import Live, LiveVec
 from constrained.core.problem import Point, Problem, entries, expect_point, sides
 from constrained.core.processes import Ranks
@@ -300,12 +300,8 @@ class BilevelProblem(Problem):
         """`lower_solution(x)`, where the problem has one."""
         if self.lower_solution is None:
             return None
-        try:
+        with raised("lower_solution", "given x"):
             y = self.lower_solution(x.tree())
-        except BilevelError:
-            raise
-        except Exception as cause:  # the user's function, with whatever it raises
-            raise ProblemError(f"lower_solution: raised {type(cause).__name__}, given x: {cause}") from cause
         if y is None:
             raise ProblemError("lower_solution: expected a y, got None")
         return checked_start("lower_solution", y, self.variables()["y"])

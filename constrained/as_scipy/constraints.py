@@ -16,11 +16,11 @@ from ..core.derivatives.function import Function
 from ..core.derivatives.matrix import is_sparse
 from ..core.derivatives.matrix import matrix as checked
 from ..core.derivatives.objective import Objective
-from ..core.errors import ProblemError, shown
+from ..core.errors import ProblemError, raised, shown
 from ..core.problem import Multipliers
 from ..core.vec import Vec
 from .differences import STEPS
-from .functions import Counted, Once, Setting, at_start, by_torch, is_operator, lift, matrix, second, vector
+from .functions import Counted, Once, Setting, by_torch, is_operator, lift, matrix, second, vector
 
 NONE = torch.zeros((), dtype=torch.bool)
 EXPECTED = "expected LinearConstraint, NonlinearConstraint or a dict with type 'eq' or 'ineq' and fun"
@@ -135,10 +135,10 @@ def _nonlinear(fun: Any, jac: Any, hess: Any, args: tuple[Any, ...], low: Any, h
         def flat(x: Tensor) -> Tensor:
             return counted(x).reshape(-1)
 
-        with at_start("constraints"):
+        with raised("constraints", "at the start, given x"):
             count = len(Constraint("constraints", flat, Calls()).value((Vec.of(torch.as_tensor(at.start).to(at.x)),)))
         return Piece(flat, *_sides(low, high, count, at.x), torch=True)
-    with at_start("constraints"):
+    with raised("constraints", "at the start, given x"):
         count = len(values(at.start))
     low, high = _sides(low, high, count, at.x)
     m, n, scheme = len(low), len(at.x), ""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,7 +16,7 @@ from ..core.derivatives.constraint import Constraint
 from ..core.derivatives.counts import Calls
 from ..core.derivatives.function import Function
 from ..core.derivatives.matrix import is_sparse
-from ..core.errors import BilevelError, OptionError, ProblemError, shown
+from ..core.errors import OptionError, ProblemError, shown
 from ..core.vec import Vec
 from .differences import EPS, SHORTER, STEPS, Differences
 
@@ -113,17 +112,6 @@ def nowhere(found: Any) -> Any:
     if isinstance(found, tuple):
         return tuple(map(nowhere, found))
     return np.array(np.inf) if isinstance(found, np.ndarray) and found.ndim == 0 else found * 0.0
-
-
-@contextlib.contextmanager
-def at_start(name: str) -> Iterator[None]:
-    """What a user's function raises at the start, as a ProblemError that names it."""
-    try:
-        yield
-    except BilevelError:
-        raise
-    except Exception as cause:  # whatever it raises
-        raise ProblemError(f"{name}: raised {type(cause).__name__} at the start, given x: {cause}") from cause
 
 
 class Once:

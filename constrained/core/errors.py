@@ -16,7 +16,9 @@ Each is also the built-in a caller would expect (`ValueError`, `ImportError`, `O
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -63,6 +65,17 @@ class SolveFailed(BilevelError, RuntimeError):
     def __init__(self, message: str, result: Any = None):
         super().__init__(message)
         self.result = result
+
+
+@contextlib.contextmanager
+def raised(name: str, when: str) -> Iterator[None]:
+    """What a user's function raises in here, of whatever kind, as a ProblemError that names it."""
+    try:
+        yield
+    except BilevelError:
+        raise
+    except Exception as cause:  # of any class
+        raise ProblemError(f"{name}: raised {type(cause).__name__} {when}: {cause}") from cause
 
 
 def shown(value: Any, width: int = 60) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import BilevelError, NonFiniteStart, ProblemError, Unsuitable
+from ..errors import NonFiniteStart, ProblemError, Unsuitable, raised
 from ..vec import Vec
 from .constraint import Constraint
 from .finite_differences import Finding, compare, direction
@@ -66,12 +66,8 @@ def start(scalar: Scalar, args: Sequence[Vec], given: str) -> list[Vec]:
 
     Raises ProblemError; NonFiniteStart.
     """
-    try:
+    with raised(scalar.name, f"at the start, given {given}"):
         value, grads = scalar.gradient(args)
-    except BilevelError:
-        raise
-    except Exception as cause:  # the user's function, with whatever it raises
-        raise ProblemError(f"{scalar.name}: raised {type(cause).__name__} at the start, given {given}: {cause}") from cause
     if not bool(value.isfinite()):
         raise NonFiniteStart(f"{scalar.name}: its value is {float(value)} at the start")
     for name, grad in zip(scalar.names, grads):
@@ -90,12 +86,8 @@ def depends(part: Objective, args: Sequence[Vec], draw: Draw) -> bool:
 
 def rows(part: Constraint, args: Sequence[Vec], given: str) -> None:
     """A constraint at the start: its rows are there and finite. Raises ProblemError; NonFiniteStart."""
-    try:
+    with raised(part.name, f"at the start, given {given}"):
         values = part.value(args)
-    except BilevelError:
-        raise
-    except Exception as cause:  # the user's function, with whatever it raises
-        raise ProblemError(f"{part.name}: raised {type(cause).__name__} at the start, given {given}: {cause}") from cause
     if not bool(values.isfinite().all()):
         raise NonFiniteStart(f"{part.name}: NaN or infinite at the start")
 
@@ -106,12 +98,8 @@ def own_products(part: Objective, args: Sequence[Vec], draw: Draw) -> None:
     for name, row in (("hvp", last), ("jvp", 0)):
         if not part.second_order or getattr(part.own, name) is None or (name == "jvp" and last == 0):
             continue
-        try:
+        with raised(f"{part.name}.{name}", "at the start"):
             part.linearize(args, draw).product(args[last], row, last)
-        except BilevelError:
-            raise
-        except Exception as cause:
-            raise ProblemError(f"{part.name}: {name}= raised {type(cause).__name__} at the start: {cause}") from cause
 
 
 def nothing_lost(scalar: Scalar, args: Sequence[Vec], grads: Sequence[Vec], project: Sequence[Project]) -> None:
