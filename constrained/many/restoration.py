@@ -54,10 +54,12 @@ OWN = ("target", "lam", "growth", "b", "k")
 
 
 def slope(program: Program, x: Tensor, s: Tensor, J: Tensor, C: Tensor) -> Tensor:
-    """|w - P(w - grad |C|^2 / 2)| for w = (x, s)."""
-    gx = x - torch.clamp(x - transposed(J, C), program.low, program.high)
-    gs = s - (s - C[:, program.layout.equalities :]).clamp(min=0)
-    return torch.linalg.vector_norm(torch.cat([gx, gs], 1), dim=1)
+    """|w - P(w - grad |C|^2 / 2)| for w = (x, s), that in x times the way over |C|, as `InteriorPoint` measures it."""
+    norm = torch.linalg.vector_norm
+    gx = torch.clamp(transposed(J, C), x - program.high, x - program.low)
+    gs = torch.minimum(C[:, program.layout.equalities :], s)
+    way = (norm(x, dim=1) + norm(x - program.columns(program.whole_x), dim=1)).clamp(min=1.0)
+    return torch.hypot(norm(gx, dim=1) * way / norm(C, dim=1).clamp(min=FEASIBLE**2), norm(gs, dim=1))
 
 
 def flat(program: Program, x: Tensor, s: Tensor, J: Tensor, C: Tensor) -> Tensor:
