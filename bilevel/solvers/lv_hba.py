@@ -14,7 +14,8 @@ Algorithm (tuning-free; c starts at 1, rows of the constraints normalised)
         warm-started, to a residual theta min(1, R) / max(c, 1)
     (2) w = (x, y, z) <- one step on phi = (f + c (g - v)) / max(c, 1) over C x Z: L-BFGS along the faces of the set
         (`face_lbfgs.py`), in the plane where C is affine; where its line search fails or R no longer falls, theta <- theta / 10
-    (3) when R = max(c, 1) |w - P(w - grad phi)| <= max(tol, 4 / c^2) / 20:  w_e <- the parabola in 1/c through the last three
+    (3) when R = max(c, 1) |w - P(w - grad phi)| <= max(tol, 4 / c^2) / 20, or theta is at its end and the smallest R was within
+        ten times that:  w_e <- the parabola in 1/c through the last three
         such w, at 0, or w itself where 2 |g - v| <= (tol / 10)^2;  b = the change of its (x, y) since the last c
     (4) where b <= 10 tol, or 2 |g - v| <= (tol / 10)^2: stay at c until R <= tol / 20, then stop;
         else c <- 10 c, and from c = 100 on w <- P(the line through the last two w, at the new 1/c); the run ends where c would

@@ -190,17 +190,29 @@ def test_the_default_solver_solves_ridge_1():
     assert made("ridge-1").error(result.x) <= 1e-6
 
 
+PLATEAU = "ends stationary on a plateau, 2.4e-5 above, with penalties e^-10 and e^-7.5 where the optimum has e^-6.5 and e^-2.3"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("solver", "regret"), [(bilevel.Penalty(), 1e-4), (None, 1e-6)], ids=["penalty", "default"])
-def test_an_optimum_of_ridge_50_is_found(solver, regret):
-    """From -2 the published local search ends at the second of the two optima, and so does the default. The penalty method ends
-    stationary on a plateau beside it, with the penalties e^-10 and e^-7.5 where the optimum has e^-6.5 and e^-2.3.
+@pytest.mark.parametrize("solver", [pytest.param(bilevel.Penalty(), marks=pytest.mark.xfail(reason=PLATEAU)), None])
+def test_an_optimum_of_ridge_50_is_found(solver):
+    """From -2 the published local search ends at the second of the two optima. The regret that a residual of 1e-6 allows is 1e-12
+    over twice the smallest curvature, 2e-7: 2.5e-6.
     """
+    result = bilevel.solve(made("ridge-50").problem, solver)
+    assert result.status is Status.CONVERGED, result.message
+    assert value("ridge-50")(result.x.numpy()) - OPTIMA["ridge-50"][1] <= 1e-6
+    assert abs(result.fun - value("ridge-50")(result.x.numpy())) <= 1e-8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", [bilevel.Penalty(), None])
+def test_answers_of_ridge_50_are_stationary(solver):
+    """By finite differences of the closed form."""
     exact = value("ridge-50")
     result = bilevel.solve(made("ridge-50").problem, solver)
     assert result.status is Status.CONVERGED, result.message
     x = result.x.numpy()
     slope = np.array([exact(x + step) - exact(x - step) for step in 1e-4 * np.eye(50)]) / 2e-4
     assert np.linalg.norm(x - np.clip(x - slope, *BOXES["ridge-50"])) <= 1e-6
-    assert exact(x) - OPTIMA["ridge-50"][1] <= regret
     assert abs(result.fun - exact(x)) <= 1e-8
