@@ -94,6 +94,10 @@ class ConstrainedOracle(Oracle):
         m = tape.m - (0 if self.h is None else len(tape.split(tape.c)[-1]))
         return m, tape.c[:m].double(), None if self.h is None else tape.c[m:].double()
 
+    def remembers(self, x: Vec) -> bool:
+        """Whether a tape at x, once there, is not made again in a step."""
+        return self.memory is not None and not self.f.random and self.memory.key("tape", (x,)) is not None
+
     def _held(self, name: str, x: Vec) -> Tape | None:
         """The last tape of this kind, if it is at x."""
         memory = None if self.f.random or self.replay is not None else self.memory

@@ -27,7 +27,7 @@ from ..oracle import BilevelOracle
 from .constraints import LowerConstraints
 
 SLOW = 0.5  # of violation and complementarity after one saddle more
-STEPS = 10_000  # of the inner method, for one solution
+STEPS = 3_000  # of the inner method, for one solution: some six times what was ever seen to lead to one
 PATIENCE = 5  # saddles in a row that round-off ended and that are no better
 
 

@@ -120,4 +120,4 @@ class Iterate:
 
 def fallen(mu: float) -> float:
     """The barrier's next parameter."""
-    return max(LEAST, min(SLOW * mu, mu**POWER))
+    return max(LEAST, min(SLOW * mu, min(mu, 1e100) ** POWER))

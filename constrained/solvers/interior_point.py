@@ -258,9 +258,9 @@ class InteriorPoint(Solver[ConstrainedOracle, InteriorPointState]):
             waited=0 if better or closer else s.waited + 1,
             outcome=outcome,
         )
-        memory = it.at.program.oracle.memory
-        if memory is not None and new.x.dtype == torch.float64:  # in float32 the state has a rounded x
-            memory.made = new, it
+        oracle, double = it.at.program.oracle, new.x.dtype == torch.float64  # in float32 the state has a rounded x
+        if oracle.memory is not None and double and oracle.remembers(new.x):
+            oracle.memory.made = new, it
         return new
 
     # -- the parts of a step ------------------------------------------------------------------------------------------------

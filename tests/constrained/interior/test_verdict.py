@@ -132,3 +132,9 @@ def test_a_box_smaller_than_a_distance_that_counts_as_met_is_no_degeneracy(value
     result = solve(scaled, InteriorPoint())
     assert result.status in (Status.CONVERGED, Status.PRECISION), result
     assert (result.x / unit).tolist() == pytest.approx([0.65, 0.35, 0.0], abs=1e-6)
+
+
+def test_a_barrier_beyond_all_numbers_falls_too():
+    found = solve(problem(lambda x: ((x - 2) ** 2).sum(), (0.5,), X=Box(0.0, 1.0)), InteriorPoint(mu=1e300), max_steps=2000)
+    assert found.status is Status.CONVERGED, found
+    assert float(found.x) == pytest.approx(1, abs=1e-8)

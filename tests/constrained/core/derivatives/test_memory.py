@@ -136,3 +136,21 @@ def test_what_is_certified_is_asked_anew(two, monkeypatch):
     point, before = answer
     at = b"".join(v.numpy().tobytes() for v in (point.x, point.y) if v is not None)
     assert at in seen[before:]
+
+
+def test_a_resumed_run_counts_as_one_that_was_not_stopped_where_nothing_is_remembered(tmp_path):
+    """A module in training mode may say something else the next time."""
+    problem = constrained.ConstrainedProblem(
+        objective=lambda m: ((m.weight - 1) ** 4).sum() + (m.bias**2).sum(), x=torch.nn.Linear(2, 1).double()
+    )
+
+    def save(event):
+        if not event.status.done:
+            event.save(tmp_path / str(event.k))
+
+    whole = constrained.solve(problem, constrained.InteriorPoint(), callbacks=[save], max_steps=4)
+    assert len(list(tmp_path.iterdir())) >= 3
+    for path in tmp_path.iterdir():
+        resumed = constrained.solve(problem, constrained.InteriorPoint(), resume=path, max_steps=4)
+        assert resumed.calls.by["solve"] == whole.calls.by["solve"]
+        assert torch.equal(resumed.x["weight"], whole.x["weight"])
