@@ -91,9 +91,14 @@ class Constraint:
             matrices = self.matrices(args, len(weights))
             return [vec.unravel(J.T @ weights.to(J.entries.dtype)) for vec, J in zip(args, matrices)]
         key = self._key(args)
-        if key is not None:
+        if key is not None and self.memory is not None:
+            known, w = self.memory.known(key), weights.numpy(force=True).tobytes()
+            if known is not None and known.product is not None and known.product[0] == w:
+                return known.product[1]
             graph = self._graph(key, args)
-            return graph.pull(range(len(args)), weights.to(graph.out.dtype))
+            found = graph.pull(range(len(args)), weights.to(graph.out.dtype))
+            self.memory.learn(key, graph.out.detach().double()).product = w, found
+            return found
         self.calls.of(self.name).values += 1
         found = gradients([lambda trees: (out := self.evaluate(trees)) @ weights.to(out.dtype)], args, range(len(args)))
         return split(found, args, range(len(args)))

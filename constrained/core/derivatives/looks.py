@@ -192,7 +192,7 @@ def off_here(claim: Claim, args: Sequence[Vec], along: Sequence[Vec]) -> dict[st
         truth, size = sum(slopes) / len(slopes), scalar.size(value)
         error, apart = abs(claimed - truth), max(slopes) - min(slopes)
         if error > 10 * (apart + 10 * eps * size / h) and error > TELLING * abs(truth):
-            off[label] = error / (abs(truth) + 1e-3 * size)
+            off[label] = error / (abs(truth) + 1e-3 * max(1.0, size))
     return off
 
 

@@ -28,10 +28,11 @@ Key = tuple[str, bytes]
 
 @dataclass
 class Known:
-    """A function at a point: its value, and those gradients that were asked for, by argument."""
+    """A function at a point: its value, and those gradients that were asked for, by argument; of rows the last product w'J."""
 
     value: Tensor
     grads: dict[int, Vec] = field(default_factory=dict)
+    product: tuple[bytes, list[Vec]] | None = None
 
 
 class Memory:

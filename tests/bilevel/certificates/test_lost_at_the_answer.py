@@ -7,6 +7,8 @@ import bilevel
 import constrained
 from bilevel import BilevelProblem, Point, ProblemError, Status
 from constrained import ConstrainedProblem
+from constrained.core.derivatives import looks
+from constrained.core.vec import Vec
 
 D = torch.float64
 
@@ -77,3 +79,10 @@ def test_an_objective_of_a_tensor_from_outside():
     found = constrained.solve(feasible)
     assert found.status is Status.CONVERGED
     assert float(found.x.sum()) == pytest.approx(1)
+
+
+def test_a_function_that_is_zero_where_its_derivative_is_not():
+    x, d = Vec.of(torch.zeros(1, dtype=torch.float64)), Vec.of(torch.ones(1, dtype=torch.float64))
+    scalar = looks.Scalar("f", ("x",), lambda at: 0.0, lambda at: (torch.zeros(()), [d]), lambda value: abs(float(value)))
+    off = looks.off_here((scalar, ["f: gradient"], torch.zeros(()), [d * 1e-3]), (x,), [d])
+    assert off == {"f: gradient": pytest.approx(1.0)}
