@@ -88,11 +88,12 @@ class Sources(Objective):
         return self._weights.vjp((x,), d)[0]
 
     def evaluate(self, args: Sequence[Any], draw: Draw) -> Tensor:
-        """l(y), checked to be 1-D."""
+        """l(y), checked to be 1-D and real."""
         each = self.call(args, draw)
-        if not isinstance(each, Tensor) or each.ndim != 1:
-            got = f"shape {tuple(each.shape)}" if isinstance(each, Tensor) else type(each).__name__
-            raise ProblemError(f"Mixture: losses: expected a 1-D tensor, one loss a source, got {got}")
+        if not isinstance(each, Tensor) or each.ndim != 1 or not each.is_floating_point() or each.device.type == "meta":
+            tensor = isinstance(each, Tensor)
+            got = f"shape {tuple(each.shape)}, dtype {each.dtype} on {each.device.type}" if tensor else type(each).__name__
+            raise ProblemError(f"Mixture: losses: expected a 1-D floating-point tensor, one loss a source, got {got}")
         return each
 
 

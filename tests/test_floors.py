@@ -27,7 +27,7 @@ constrained.core.derivatives
 constrained.core.variables constrained.core.problem
 constrained.core.optimizers constrained.core.torch_optimizer constrained.core.solver
 constrained.core.event constrained.core.result constrained.core.auto constrained.core.choice
-constrained.core.checkpoint constrained.core.checkpoint_folder constrained.core.verdict
+constrained.core.checkpoint constrained.core.checkpoint_folder constrained.core.verdict constrained.core.accepted
 constrained.core.running
 constrained.core.run constrained.core.callbacks constrained.core
 constrained.moved

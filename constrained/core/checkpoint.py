@@ -34,12 +34,21 @@ NEWER = r"bilevel-checkpoint/([3-9]|\d{2,9})"
 LARGEST = 2**28  # bytes of a tensor that a file may describe with fewer, as an expanded one
 
 
-def save(path: Path, header: dict[str, Any], state: Any, variables: dict[str, Vec], ranks: Ranks | None = None) -> None:
+def save(
+    path: Path,
+    header: dict[str, Any],
+    state: Any,
+    variables: dict[str, Vec],
+    ranks: Ranks | None = None,
+    *,
+    accepted: Any = None,
+) -> None:
     """Replace the file at `path`, or at the end of the links there; the one before stays beside it as NAME.previous. Of several
     processes the first writes; all of them where variables are sharded (`checkpoint_folder.py`). Raises OutputError.
     """
     flat: dict[str, Tensor] = {}
     header = {**header, "structure": _encode(state, "state", flat, variables)}
+    header["accepted"] = _encode(accepted, "accepted", flat, variables)
     text = json.dumps(header)
     if is_sharded(flat.values()):  # over one process too
         content = {"format": FORMAT, "header": text, "digest": _digest(text, {})}
@@ -47,7 +56,7 @@ def save(path: Path, header: dict[str, Any], state: Any, variables: dict[str, Ve
         return
     if ranks is not None:
         if ranks.rank == 0:
-            save(path, header, state, variables)
+            save(path, header, state, variables, accepted=accepted)
         ranks.wait()
         return
     content = {"format": FORMAT, "header": text, "tensors": flat, "digest": _digest(text, flat)}
@@ -166,10 +175,12 @@ def _same(saved: Any, now: Any) -> bool:
     return saved == now
 
 
-def restore(path: Path, header: dict[str, Any], tensors: dict[str, Tensor], variables: dict[str, Vec]) -> Any:
-    """The state, on the variables' device."""
+def restore(
+    path: Path, header: dict[str, Any], tensors: dict[str, Tensor], variables: dict[str, Vec], *, part: str = "structure"
+) -> Any:
+    """The state, or what else was saved under `part`, on the variables' device; None where there is none."""
     with reading(path):
-        return _decode(header["structure"], tensors, variables)
+        return _decode(header.get(part), tensors, variables)
 
 
 def _encode(value: Any, path: str, flat: dict[str, Tensor], variables: dict[str, Vec]) -> Any:

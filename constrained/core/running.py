@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoint
+from .accepted import Accepted, accepted
 from .deadline import OutOfTime, within
 from .derivatives.counts import Calls
 from .digest import digest
@@ -58,7 +59,7 @@ class Run:
         self.ranks = Ranks.here(next(iter(self.oracle.variables.values())).device) if self.live else None
         self.asked = solver.tolerance  # the solver's own falls where that is not enough
         self.lowered = 0  # times it fell
-        self.accepted: Any = None  # state, solver, figures and answer that stand where going on comes to nothing
+        self.accepted: Accepted | None = None  # what stands where going on comes to nothing
         self.judged: tuple[Any, Point] | None = None  # a state and its answer, which the problem was asked about
         self.enough = 0  # what was spent until then
         self.broken = False  # a live variable's gradient was not finite
@@ -105,6 +106,9 @@ class Run:
             if asked == self.asked and times:
                 self.enough = enough
                 self.solver, self.lowered = dataclasses.replace(self.solver, tol=tol), times  # pyright: ignore[reportArgumentType]
+                one = self.accepted = checkpoint.restore(resume, header, tensors, self.oracle.variables, part="accepted")
+                if one is not None and not (isinstance(one, Accepted) and type(one.state) is type(self.state)):
+                    raise TypeError(f"accepted: expected what the run fell back on, got {type(one).__name__}")
             self.oracle.calls.by.clear()
             self.oracle.calls.by.update(Calls.from_dict(header["calls"]).by)
             for callback, saved in zip(self.stateful(), header["callbacks"], strict=True):
@@ -170,7 +174,7 @@ class Run:
         header["lowered"] = self.asked, self.solver.tolerance, self.lowered, self.enough
         header["callbacks"] = [callback.state_dict() for callback in self.stateful()]
         header["samplers"] = {name: sampler.state_dict() for name, sampler in self.samplers().items()}
-        checkpoint.save(path, header, self.state, self.oracle.variables, self.ranks)
+        checkpoint.save(path, header, self.state, self.oracle.variables, self.ranks, accepted=self.accepted)
 
     def stepped(self) -> Any:
         """The solver's next step. Of what was asked before, it knows what a resumed run asks once more."""
@@ -274,8 +278,10 @@ class Run:
         """CONVERGED where an answer was accepted and going on came to nothing, but for want of time; else the status itself."""
         if not status.done or status.ok or status is Status.MAX_SECONDS or self.accepted is None:
             return status
-        (self.state, self.solver, self.found, self.details, answer), self.sentence = self.accepted, ""
-        self.judged = self.state, answer
+        one, self.sentence = self.accepted, ""
+        self.state, self.found, self.details, self.measured = one.state, one.found, one.details, one.measured
+        self.solver = dataclasses.replace(self.solver, tol=one.tol)  # pyright: ignore[reportArgumentType]
+        self.judged = self.state, one.point
         return Status.CONVERGED
 
     def confirm(self, claim: Status) -> Status:
@@ -298,7 +304,8 @@ class Run:
         if says.lower is None or claim is not Status.CONVERGED or self.lowered >= TIMES:
             return says.status
         if says.status.ok:
-            self.accepted = copy(self.state), self.solver, self.found, self.details, answer
+            here = copy(self.state), getattr(self.solver, "tol", None), self.found, self.details, self.measured, _own(answer)
+            self.accepted = accepted(*here)
             self.enough = self.enough or self.spent()
         self.lowered += 1
         self.solver = dataclasses.replace(self.solver, tol=min(says.lower, 0.3 * self.solver.tolerance))  # pyright: ignore[reportArgumentType]

@@ -117,8 +117,9 @@ class ProjectedCG(LinearSolver):
             if reason is None and true > 0.5 * before:
                 reason = LinearStatus.SINGULAR if float(r[run.n :].norm()) > 0.5 * true else LinearStatus.PRECISION
             if reason is None:
-                target = min(target, 0.9 * tol * run.nominal / true) if run.steps else target
-                before = true if run.steps else math.inf
+                known = math.isfinite(run.nominal)  # it may be within the target after no step, where the true residual is not
+                target = min(target, 0.9 * tol * run.nominal / true) if known else target
+                before = true if known else math.inf
                 z, r = run.down(z, r, target)
         x, direction = b.unravel(best), None if run.direction is None else b.unravel(run.direction)
         return LinearSolution(x, residual, spent, reason or LinearStatus.SOLVED, direction)

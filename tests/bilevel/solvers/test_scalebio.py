@@ -295,15 +295,25 @@ def test_what_per_source_refuses():
             per_source(ones, torch.tensor([0, 1, 1, wrong]), 2)
 
 
-def test_losses_that_change_their_number_are_told():
+@pytest.mark.parametrize(
+    ("late", "told"),
+    [
+        (lambda l: torch.cat([l, l[:1]]), "expected 2 losses, one a weight, got 3"),
+        (lambda l: l > 0, "one loss a source, got .*bool"),
+        (lambda l: l.to(torch.complex64), "one loss a source, got .*complex64"),
+        (lambda l: l.to("meta"), "one loss a source, got .*meta"),
+    ],
+)
+def test_losses_that_change_their_kind_are_told(late, told):
     calls = [0]
 
     def losses(y: Tensor) -> Tensor:
         calls[0] += 1
-        return torch.stack([y.sum() ** 2] * (2 if calls[0] < 25 else 3))
+        found = torch.stack([y.sum() ** 2] * 2)
+        return found if calls[0] < 25 else late(found)
 
     what = BilevelProblem(upper=lambda x, y: y.sum(), lower=Mixture(losses), x=torch.zeros(2), y=torch.zeros(2))
-    with pytest.raises(ProblemError, match="expected 2 losses, one a weight, got 3"):
+    with pytest.raises(ProblemError, match=told):
         solve(what, ScaleBiO(), max_steps=20)
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: resume is exact, writing is atomic, what does not belong is refused, nothing in a file is executed."""
 
+import json
 import os
 import pickle
 import random
@@ -7,6 +8,7 @@ import random
 import pytest
 import torch
 
+import constrained
 from bilevel import (
     SPG,
     BilevelProblem,
@@ -24,6 +26,7 @@ from bilevel import (
     iterate,
     solve,
 )
+from constrained import AugmentedLagrangian, ConstrainedProblem, Simplex
 from constrained.core import checkpoint
 from constrained.core.errors import BilevelError, CheckpointError, OutputError
 from constrained.core.vec import leaves_by_path
@@ -117,6 +120,21 @@ def test_tolerance_may_change_on_resume(path):
     fine = solve(quadratic(seed=3).problem, tol=1e-6, max_steps=1, resume=path)
     assert fine.solver.tol == 1e-6
     assert fine.steps >= rough.steps
+
+
+def far():
+    """Within the tolerance in the third step, with little of the objective gained: the solver goes on, in vain in one step."""
+    like = {"x": torch.zeros(2), "X": Simplex()}
+    return ConstrainedProblem(objective=lambda x: 1e-3 * ((x - 1) ** 2).sum(), equality=lambda x: x[0] - 0.9, **like)
+
+
+def test_a_resumed_run_falls_back_on_the_same_answer(path):
+    whole = constrained.solve(far(), AugmentedLagrangian(), max_steps=4)
+    assert (whole.status, whole.steps, whole.state.k) == (Status.CONVERGED, 4, 3)
+    constrained.solve(far(), AugmentedLagrangian(), max_steps=4, callbacks=[lambda at: at.save(path) if at.k == 3 else None])
+    resumed = constrained.solve(far(), AugmentedLagrangian(), max_steps=4, resume=path)
+    assert bits(resumed.state) == bits(whole.state)
+    assert (resumed.message, resumed.residuals(), resumed.solver) == (whole.message, whole.residuals(), whole.solver)
 
 
 def test_any_event_can_be_saved(path):
@@ -275,6 +293,16 @@ def test_missing_tensor_or_unknown_state(saved):
     refused([], saved)
     torch.save({**content, "header": content["header"].replace("PenaltyState", "OtherState")}, saved)
     refused([], saved)
+
+
+def test_a_forged_answer_to_fall_back_on(saved):
+    content = torch.load(saved, weights_only=True)
+    header = json.loads(content["header"])
+    asked, tol, _, enough = header["lowered"]
+    forged = json.dumps({**header, "lowered": (asked, tol, 1, enough), "accepted": header["structure"]})
+    digest = checkpoint._digest(forged, content["tensors"])
+    torch.save({**content, "header": forged, "digest": digest}, saved)
+    refused(["its state does not fit", "accepted"], saved)
 
 
 def test_other_problem(saved):

@@ -6,6 +6,7 @@ import scipy.sparse.linalg
 import torch
 from systems import Counted, array, indefinite, kkt, normal, pde, run, singular, symmetric
 
+from constrained import ConstrainedProblem, SketchedNewton, Status, solve
 from constrained.core.errors import Unsuitable
 from constrained.core.vec import Vec
 from constrained.linear import LinearStatus, Minres, System
@@ -58,6 +59,17 @@ def test_dependent_constraints(seed):
     assert found.reason is LinearStatus.SOLVED
     assert array(found) == pytest.approx(np.linalg.pinv(K, rcond=1e-10) @ b, abs=1e-6)
     assert run(ProjectedCG(), K, normal(40, seed), 1e-8, split=(30, 10)).reason is LinearStatus.SINGULAR
+
+
+def test_a_residual_that_the_recurrence_does_not_see():
+    """x = 1 twice as two rows and one unknown: r'P^-1 r = 0 to rounding, while the regularised rows leave a residual."""
+    row = torch.tensor([1.6, -0.7], dtype=torch.float64)
+    problem = ConstrainedProblem(
+        objective=lambda x: 0.8 * x @ x - x.sum(), equality=lambda x: row * (x - 1), x=torch.zeros(1, dtype=torch.float64)
+    )
+    result = solve(problem, SketchedNewton(linear_solver=ProjectedCG()), max_steps=50)
+    assert result.status is Status.CONVERGED
+    assert float(result.x) == pytest.approx(1.0, abs=1e-8)
 
 
 def test_singular_reduced_hessian():
