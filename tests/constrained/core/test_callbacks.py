@@ -211,7 +211,7 @@ def test_stop_when_needs_a_test():
 def test_checkpoint_writes_when_due(tmp_path, monkeypatch, options, saves):
     """Every step, every so many, at most once in so many seconds; always at the end."""
     ks = []
-    monkeypatch.setattr("constrained.core.checkpoint.save", lambda path, header, *rest: ks.append(header["k"]))
+    monkeypatch.setattr("constrained.core.checkpoint.save", lambda path, header, *rest, **more: ks.append(header["k"]))
     run(Checkpoint(tmp_path / "run.ckpt", **options))
     assert len(ks) == saves
     assert ks[-1] == 10

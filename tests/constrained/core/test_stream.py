@@ -293,8 +293,8 @@ def test_old_checkpoints_without_samplers_resume(tmp_path, monkeypatch):
     plain = {"lower_data": MiniBatches(ROWS, 3)}
     path, written = tmp_path / "run.pt", checkpoint.save
 
-    def old(path, header, *rest):
-        written(path, {key: value for key, value in header.items() if key != "samplers"}, *rest)
+    def old(path, header, *rest, **more):
+        written(path, {key: value for key, value in header.items() if key != "samplers"}, *rest, **more)
 
     monkeypatch.setattr(checkpoint, "save", old)
     whole = solve(problem(loader, [], **plain), SOLVER, max_steps=4, callbacks=[Checkpoint(path)])
