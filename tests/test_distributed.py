@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 WORKER = ROOT / "tests" / "workers" / "reweighting.py"
 KINDS = ("plain", "ddp", "fsdp")
 KEYS = 2 * 16  # biases of keys, two blocks: softmax does not see them, their gradient is round-off, which Adam makes whole steps
+SHARDED = {"kind": "fsdp", "lisa": True}
 SHARED = {f"{kind}-{'lisa' if lisa else 'all'}": {"kind": kind, "lisa": lisa} for kind in KINDS for lisa in (False, True)}
 
 
@@ -58,7 +59,15 @@ def alone(tmp_path_factory) -> dict[str, Any]:
     return found
 
 
+def check_resumed(found: list[dict[str, Any]]) -> None:
+    """The end of the resumed run has the bits of the whole one's."""
+    for each in found:
+        for entry in ("x", "u", "weights", "norm", "kept", "rows"):
+            assert each["resumed"][entry] == each["whole"][entry], entry
+
+
 def check_as_one(found: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    """The logits of one process to 2e-4, the first gradients to 1e-6, the same bits in all."""
     for name in SHARED:
         first, one = found[0][name], alone[name.split("-")[1]]
         assert all(gap(first["x"], other[name]["x"]) == 0 for other in found), f"{name}: logits differ between processes"
@@ -72,36 +81,31 @@ def check_as_one(found: list[dict[str, Any]], alone: dict[str, Any]) -> None:
         assert first["rows"] * len(found) == one["rows"]
 
 
-def test_two_processes_step_as_one(tmp_path, alone):
-    """Averaged by hand, by DDP and sharded by FSDP2, all blocks and LISA: the logits of one process to 2e-4, the first gradients
-    to 1e-6, the same bits in both; with LISA in bf16 the clean source gains.
-    """
+def test_two_processes_step_as_one_and_resume(tmp_path, alone):
+    """A launch is ten seconds of imports: one for all that two processes do, after one that is killed."""
+    place = tmp_path / "run.ckpt"
+    launched({"killed": {**SHARDED, "checkpoint": str(place), "kill": 8}}, tmp_path / "killed", processes=2, code=1)
+    assert place.is_symlink()
+    resumed = {"resumed": {**SHARDED, "checkpoint": str(place), "resume": True}, "whole": SHARDED}
     sharp = {"bf16": {"kind": "fsdp", "lisa": True, "bf16": True, "steps": 20}}
     uneven = {"uneven": {"kind": "plain", "uneven": True}}  # a parameter that one process alone has a gradient of
-    found = launched({**SHARED, **sharp, **uneven}, tmp_path, processes=2)
-    assert gap(found[0]["uneven"], found[1]["uneven"]) == 0
+    found = launched({**SHARED, **sharp, **uneven, **resumed}, tmp_path / "found", processes=2)
+
+    # Averaged by hand, by DDP and sharded by FSDP2, all blocks and LISA; with LISA in bf16 the clean source gains.
     check_as_one(found, alone)
+    assert gap(found[0]["uneven"], found[1]["uneven"]) == 0
     assert found[0]["bf16"]["x"] == found[1]["bf16"]["x"]
     assert found[0]["bf16"]["weights"][0] > 0.6
-
-
-def test_a_killed_sharded_run_resumes_bit_for_bit(tmp_path):
-    """SIGKILL of both processes at step 8, resumed from the sharded checkpoint of step 6: the end of an uninterrupted run."""
-    options = {"kind": "fsdp", "lisa": True}
-    place = str(tmp_path / "run.ckpt")
-    launched({"killed": {**options, "checkpoint": place, "kill": 8}}, tmp_path / "killed", processes=2, code=1)
-    assert Path(place).is_symlink()
-    runs = {"resumed": {**options, "checkpoint": place, "resume": True}, "whole": options}
-    for found in launched(runs, tmp_path / "resumed", processes=2):
-        for entry in ("x", "u", "weights", "norm", "kept", "rows"):
-            assert found["resumed"][entry] == found["whole"][entry], entry
+    # SIGKILL of both processes at step 8, resumed from the sharded checkpoint of step 6: the end of an uninterrupted run.
+    check_resumed(found)
+    # One bit of a shard.
     damaged = sorted(tmp_path.glob("run.ckpt.*/__0_0.distcp"))
     assert damaged
-    for file in damaged:  # one bit
+    for file in damaged:
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
         file.write_bytes(bytes(content))
-    command = [sys.executable, str(WORKER), json.dumps({"damaged": {**runs["resumed"], "kind": "plain"}}), str(tmp_path)]
+    command = [sys.executable, str(WORKER), json.dumps({"damaged": {**resumed["resumed"], "kind": "plain"}}), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, env=environment())
     assert "CheckpointError: checkpoint" in done.stderr
     assert "damaged: __0_0.distcp" in done.stderr
@@ -118,23 +122,23 @@ def test_a_killed_run_of_whole_copies_resumes_bit_for_bit(tmp_path):
     place = str(tmp_path / "run.ckpt")
     launched({"killed": {**options, "checkpoint": place, "kill": 8}}, tmp_path / "killed", processes=2, code=1)
     runs = {"resumed": {**options, "checkpoint": place, "resume": True}, "whole": options}
-    for found in launched(runs, tmp_path / "resumed", processes=2):
-        for entry in ("x", "u", "weights", "norm", "kept", "rows"):
-            assert found["resumed"][entry] == found["whole"][entry], entry
+    check_resumed(launched(runs, tmp_path / "resumed", processes=2))
 
 
-def test_the_command_line_under_torchrun(tmp_path):
+@pytest.mark.parametrize("parts", [("2",), pytest.param(("2", "3"), marks=pytest.mark.slow)])
+def test_the_command_line_under_torchrun(parts, tmp_path):
     """The zoo's decoder, sharded over two processes: one table, one set of files, and the run resumes."""
     words = ["-m", "problems", "run", "reweighting-lm", "--distributed", "--with", "width=16", "--out", str(tmp_path / "out")]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port())]
-    for more in (["--max-steps", "2"], ["--max-steps", "3", "--resume"]):
+    for steps in parts:
+        more = ["--max-steps", steps, *(["--resume"] if steps != parts[0] else [])]
         done = subprocess.run(
             [*torchrun, *words, *more], capture_output=True, text=True, cwd=ROOT, timeout=300, env=environment()
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("reweighting-lm by ScaleBiO") == 1
     record = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert (record["status"], record["steps"]) == ("MAX_STEPS", 3)
+    assert (record["status"], record["steps"]) == ("MAX_STEPS", int(parts[-1]))
     assert (tmp_path / "out" / "checkpoint.pt").is_symlink()
 
 
