@@ -22,6 +22,7 @@ from constrained.sets import ConvexSet, Everywhere, expect_set
 
 from .advice.diagnosis import Diagnosis
 from .certificates import derivatives, progress, residuals
+from .certificates.kinks import kink
 from .certificates.lower_gap import lower_gap
 from .hypergradients.adjoint import SUPPORTS
 from .mixture import Mixture
@@ -242,7 +243,8 @@ class BilevelProblem(Problem):
 
     def certify(self, point: Point, *, by: BilevelOracle | None = None) -> dict[str, float]:
         """`residuals`; `lower_gap` against re-solves of the lower level from several starts; `tie`, what f would gain at another
-        lower solution of equal g, where a better one was found; and, where a first derivative is not that of its function, its
+        lower solution of equal g, where a better one was found; `kink`, the slope on the other side of a kink of Phi, where that
+        side goes down; and, where a first derivative is not that of its function, its
         relative error, `lower: d/dx` for instance.
         """
         oracle, x, y, without = self.read(point, by)
@@ -258,6 +260,7 @@ class BilevelProblem(Problem):
             oracle.memory.keep()
         off = derivatives.wrong_here(oracle, x, y)  # while the graphs are there
         found |= lower_gap(oracle, x, y, starts)
+        found |= kink(oracle, x, y)
         found |= off | derivatives.wrong(oracle, x, y)
         return residuals.renamed(found, without)
 
