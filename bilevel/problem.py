@@ -215,18 +215,18 @@ class BilevelProblem(Problem):
         if self._value is None:
             self.require("value", SUPPORTS)
             oracle = self.oracle()
-            self.try_second_order(oracle, self.begin(oracle, None))
+            self.try_second_order(oracle, self.begin(oracle, None), "a hypergradient")
             object.__setattr__(self, "_value", DifferentiableValue(oracle))
         assert self._value is not None
         return self._value
 
-    def try_second_order(self, oracle: BilevelOracle, at: Point) -> None:
+    def try_second_order(self, oracle: BilevelOracle, at: Point, who: str) -> None:
         """Try the second derivatives that a hypergradient is made of, once a problem. Raises Unsuitable where g has none."""
         if self._second_order:
             return
         lost = derivatives.lost_twice(oracle, at.x, at.y)
         if lost:
-            raise Unsuitable(f"a hypergradient needs products with g_yy and g_xy: {lost}")
+            raise Unsuitable(f"{who} needs products with g_yy and g_xy: {lost}; Penalty() does without")
         object.__setattr__(self, "_second_order", True)
 
     # -- truth ----------------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ def check_start(oracle: ConstrainedOracle, x: Vec) -> None:
     for part in _parts(oracle):
         if isinstance(part, Constraint):
             looks.rows(part, (x,), "x")
+            looks.own_hessian(part, "x, lam")
         scalar = _scalar(oracle, part, x, generator)
         grads = looks.start(scalar, (x,), given)
         looks.nothing_lost(scalar, (x,), grads, (oracle.X.project,))
@@ -55,6 +56,7 @@ def check_start(oracle: ConstrainedOracle, x: Vec) -> None:
             if flat and not oracle.rows and not looks.depends(part, (x,), oracle.f.draw(0)):  # with rows: any feasible point
                 raise ProblemError(f"{part.name}: expected a function of x, got one of other tensors alone, or of none")
             looks.own_products(part, (x,), oracle.f.draw(0))
+            looks.own_hessian(part, "x, batch" if oracle.f.takes_batch else "x")
 
 
 def _parts(oracle: ConstrainedOracle) -> list[Objective | Constraint]:

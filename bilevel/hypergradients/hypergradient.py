@@ -87,7 +87,7 @@ def hypergradient(
     oracle: Any = whole.oracle()
     start = whole.begin(oracle, Point(x, y))
     if not drawn:
-        whole.try_second_order(oracle, start)
+        whole.try_second_order(oracle, start, "a hypergradient")
     xs, ys = start.x, start.y
     floor = 100 * torch.finfo(ys.dtype).eps
     tol = max(tol, floor)

@@ -93,6 +93,7 @@ class BORep(SingleLoop[BORepState]):
     Source: arXiv 2401.09587, Algorithms 1 to 3; see the module for the deviations.
     """
 
+    curved: ClassVar[bool] = True
     monitored: ClassVar[tuple[str, ...]] = ("upper", "linear")
 
     eta: Positive | Schedule = Power(0.1, 0.5)

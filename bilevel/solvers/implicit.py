@@ -103,6 +103,7 @@ class Implicit(Continuation[ImplicitState, Hyperobjective]):
     """
 
     supports: ClassVar[Feature] = Feature.LOWER | Feature.X_SET | Feature.Y_SET
+    curved: ClassVar[bool] = True
 
     tol: Positive | None = None
     inverse: LinearSolver | AdjointMethod = CG()

@@ -117,6 +117,7 @@ class MAID(Solver[BilevelOracle, MAIDState]):
     """
 
     supports: ClassVar[Feature] = Feature.LOWER
+    curved: ClassVar[bool] = True
     requires: ClassVar[Feature] = Feature.LOWER
 
     tol: Positive | None = None

@@ -244,6 +244,7 @@ class GPBGD(JointContinuation):
     """
 
     supports: ClassVar[Feature] = Feature.LOWER | Feature.X_SET
+    curved: ClassVar[bool] = True
     theta: ClassVar[float] = 0.0  # nothing is solved inside  # pyright: ignore[reportIncompatibleVariableOverride]
 
     tol: Positive | None = None

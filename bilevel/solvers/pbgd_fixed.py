@@ -148,6 +148,7 @@ class GPBGDFixedStep(FixedStep):
     """
 
     supports: ClassVar[Feature] = Feature.LOWER | Feature.X_SET
+    curved: ClassVar[bool] = True
 
     def answer(self, oracle: BilevelOracle, state: FixedStepState) -> Point:
         return Point(state.x, state.y)

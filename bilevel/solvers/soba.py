@@ -23,6 +23,7 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -71,6 +72,8 @@ class SOBA(AveragedLoop[SOBAState]):
 
     Source: arXiv 2201.13409, Algorithm 1; see the module for the deviations.
     """
+
+    curved: ClassVar[bool] = True
 
     alpha: Positive | Schedule = Power(0.1, 0.5)
     rho: Positive | Schedule | None = None

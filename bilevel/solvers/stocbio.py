@@ -75,6 +75,7 @@ class StocBiO(AveragedLoop[StocBiOState]):
     Source: arXiv 2010.07962, Algorithm 2; see the module for the deviations.
     """
 
+    curved: ClassVar[bool] = True
     monitored: ClassVar[tuple[str, ...]] = ("upper",)
 
     alpha: Positive | Schedule = 0.1

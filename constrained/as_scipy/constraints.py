@@ -23,6 +23,7 @@ from .differences import STEPS
 from .functions import Counted, Once, Setting, by_torch, is_operator, lift, matrix, second, vector
 
 NONE = torch.zeros((), dtype=torch.bool)
+KEYS = {"type", "fun", "jac", "args"}
 EXPECTED = "expected LinearConstraint, NonlinearConstraint or a dict with type 'eq' or 'ineq' and fun"
 
 
@@ -91,6 +92,8 @@ def _piece(one: Any, at: Setting) -> Piece:
     if isinstance(one, dict):
         kind, fun, args = one.get("type"), one.get("fun"), one.get("args", ())
         kind = kind.lower() if isinstance(kind, str) else kind
+        if more := set(one) - KEYS:
+            raise ProblemError(f"constraints: a dict has {', '.join(sorted(KEYS))}, got {', '.join(map(shown, more))} too")
         if kind in ("eq", "ineq") and callable(fun):
             args = args if isinstance(args, tuple) else tuple(args) if isinstance(args, list) else (args,)
             return _nonlinear(fun, one.get("jac"), None, args, 0.0, 0.0 if kind == "eq" else np.inf, at)

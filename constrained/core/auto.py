@@ -80,6 +80,10 @@ class Auto(Solver[Any, AutoState]):
         return missing
 
     @property
+    def curved(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return any(one.curved for one in self.candidates)
+
+    @property
     def exact(self) -> bool:
         return all(one.exact for one in self.candidates)
 

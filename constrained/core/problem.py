@@ -118,6 +118,10 @@ class Problem(ABC):
     def begin(self, oracle: Any, start: Point | None) -> Point:
         """The start as Vecs, checked: shapes, dtypes, finite values. Raises ProblemError before any work is done."""
 
+    def try_second_order(self, oracle: Any, at: Point, who: str) -> None:
+        """Raise Unsuitable where second derivatives are not to be had, for one who needs them."""
+        return
+
     @abstractmethod
     def finish(self, point: Point) -> Point:
         """A solver's answer in the user's structures."""

@@ -85,6 +85,9 @@ class Run:
     def open(self, resume: Path | None) -> None:
         """The solver's first state, or the one of a checkpoint."""
         if resume is None:
+            if self.solver.curved:
+                with self.oracle.calls.counting("check"):
+                    self.problem.try_second_order(self.oracle, self.start, type(self.solver).__name__)
             self.timed(lambda: self.solver.init(self.oracle, self.start if self.live else _own(self.start)))
             return
         header, tensors = checkpoint.load(resume, self.oracle.variables)

@@ -29,6 +29,7 @@ class Solver(Options, ABC, Generic[OracleT, StateT]):
     supports: ClassVar[Feature] = Feature(0)
     requires: ClassVar[Feature] = Feature(0)
     stochastic: ClassVar[bool] = False  # then `solve` asks for max_steps
+    curved: ClassVar[bool] = False  # asks for second derivatives, which are then tried before the first step
     reuses: ClassVar[bool] = True  # `step` may write into the memory of the state it is given
 
     tol: Any

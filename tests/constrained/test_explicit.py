@@ -176,6 +176,20 @@ def test_hessians_of_mini_batches_get_the_batch():
     close(at.product(AT, LAM[:0])[0], rows.T @ (rows @ AT))
 
 
+@pytest.mark.parametrize(
+    ("function", "constraint", "told"),
+    [
+        (Function(lambda x: x @ x, hessian=lambda: 1), None, "objective.hessian: expected a function of x"),
+        (lambda x: x @ x, Function(lambda x: x[:1], hessian=lambda x: 1), "equality.hessian: expected a function of x, lam"),
+        (Function.numpy(lambda x: x @ x, gradient=lambda x: x, hessian=lambda x, v: 1), None, "objective.hessian"),
+    ],
+)
+def test_a_hessian_of_other_arguments_is_refused_at_once(function, constraint, told):
+    problem = ConstrainedProblem(objective=function, equality=constraint, x=torch.ones(2, dtype=F64))
+    with pytest.raises(ProblemError, match=told):
+        solve(problem)
+
+
 def test_a_matrix_that_the_user_writes_into_again_is_kept_as_it_was():
     mine = hessian(AT.numpy()).tocsr()
     at = lagrangian(Function(f, hessian=lambda x: mine), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,6 +81,7 @@ class Function:
 
 
 def _through_numpy(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)  # whose arguments are looked at
     def call(*trees: Tree) -> Tree:
         first = Vec.of(trees[0])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -100,6 +101,19 @@ def own_products(part: Objective, args: Sequence[Vec], draw: Draw) -> None:
             continue
         with raised(f"{part.name}.{name}", "at the start"):
             part.linearize(args, draw).product(args[last], row, last)
+
+
+def own_hessian(part: Objective | Constraint, given: str) -> None:
+    """The user's Hessian takes as many arguments as it will be given. Raises ProblemError."""
+    if part.own.hessian is None:
+        return
+    count = given.count(",") + 1
+    try:
+        inspect.signature(part.own.hessian).bind(*range(count))
+    except TypeError as cause:
+        raise ProblemError(f"{part.name}.hessian: expected a function of {given}, got another: {cause}") from cause
+    except ValueError:  # of what is not written in Python nothing is known
+        return
 
 
 def nothing_lost(scalar: Scalar, args: Sequence[Vec], grads: Sequence[Vec], project: Sequence[Project]) -> None:

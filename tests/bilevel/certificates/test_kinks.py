@@ -16,7 +16,7 @@ def problem(upper, x, n=1):
 
 
 def far(x, y):
-    """Phi = 4 + x^2 / 10 for x < 0, (x - 2)^2 + x^2 / 10 in [0, 1], 1 + x^2 / 10 beyond: stationary from the left at 0, least at 1."""
+    """Phi - x^2 / 10 = 4 for x < 0, (x - 2)^2 in [0, 1], 1 beyond: stationary from the left at 0, least at 1."""
     return ((y - 2) ** 2 + x**2 / 10).sum()
 
 

@@ -3,18 +3,27 @@
 import pytest
 import torch
 
+import bilevel
 from bilevel import (
+    GPBGD,
+    MAID,
+    SOBA,
     BilevelError,
     BilevelProblem,
+    BORep,
+    Feature,
     Function,
+    GPBGDFixedStep,
     Implicit,
     Penalty,
     Point,
     ProblemError,
+    StocBiO,
     Unsuitable,
     hypergradient,
     recommend,
     solve,
+    solvers,
 )
 from constrained import AugmentedLagrangian, Box, ConstrainedProblem, Simplex, Vec
 from constrained.core.derivatives import looks
@@ -120,7 +129,21 @@ def test_a_first_order_solver_where_second_derivatives_are_missing(one, truth):
     assert result.status.ok
     assert "upper_estimate" in result.residuals()
     assert result.x.tolist() == pytest.approx([truth] * 2, abs=1e-5)
-    assert not solve(one, Implicit(), max_steps=20).status.ok if one is OWN else True
+
+
+@pytest.mark.parametrize("solver", [Implicit, MAID, GPBGD, GPBGDFixedStep, StocBiO, SOBA, BORep])
+@pytest.mark.parametrize("one", [CDIST, OWN], ids=["cdist", "own"])
+def test_a_solver_that_needs_second_derivatives_is_refused(solver, one):
+    """Steps with products of zeros would stay where they are."""
+    with pytest.raises(Unsuitable, match=f"{solver.__name__} needs products with g_yy and g_xy: lower"):
+        solve(one, solver(), max_steps=20)
+
+
+def test_every_solver_of_second_order_says_so():
+    """Those that run on functions without own products ask for none; LVHBA and ScaleBiO have no `Function` below."""
+    silent = {name for name in solvers.__all__ if not getattr(bilevel, name).curved}
+    first = {name for name in solvers.__all__ if Feature.NO_HVP in getattr(bilevel, name).supports}
+    assert silent == first | {"LVHBA", "LVHBASingleLoop", "ScaleBiO"}
 
 
 @pytest.mark.parametrize("one", [CDIST, OWN], ids=["cdist", "own"])
