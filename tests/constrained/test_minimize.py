@@ -78,6 +78,8 @@ def test_what_is_not_honoured_is_refused():
         minimize(lambda x: (x**2).sum(), [0.1, 0.1], constraints=row)
     with pytest.raises(ProblemError, match="jac: expected a function"):
         minimize(rosen, [0.1, 0.2], jac="5-point")
+    with pytest.raises(ProblemError, match="a dict has args, fun, jac, type, got 'jak' too"):
+        minimize(rosen, [0.1, 0.2], constraints={"type": "eq", "fun": sum, "jak": sum})
     assert minimize(lambda x: (x**2).sum(), [0.1, 0.2], bounds=Bounds([0, 0], [1, 1], keep_feasible=True)).status.ok
 
 

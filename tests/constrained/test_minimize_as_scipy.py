@@ -300,7 +300,6 @@ def test_other_methods_of_scipy_are_the_librarys_choice_and_it_says_so(method):
         ({"fun": lambda x: np.dot(x, x) * np.ones(2)}, ProblemError, "fun: expected one number, got 2"),
         ({"fun": lambda x: str(x)}, ProblemError, "fun: expected numbers"),
         ({"fun": lambda x: 1.0, "jac": True}, ProblemError, "fun: expected the value and its gradient"),
-        ({"constraints": {"type": "eq", "fun": sum, "jak": sum}}, ProblemError, "a dict has args, fun, jac, type, got 'jak' too"),
         ({"bounds": [(1, 0), (0, 1)]}, ProblemError, "bounds: expected a Box, low <= high"),
         (
             {"constraints": NonlinearConstraint(lambda x: np.exp(x), 0, 1, jac=lambda x: np.eye(3))},
