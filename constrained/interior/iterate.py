@@ -98,7 +98,9 @@ class Iterate:
         stationarity = np.clip(slope, at.x - p.high, at.x - p.low)  # which large x do not round off
         h = at.raw[p.equalities :]
         complementarity = np.minimum(mu, np.maximum(-h, 0.0))
-        return math.sqrt(float(stationarity @ stationarity) + self.violation**2 + float(complementarity @ complementarity))
+        return math.sqrt(
+            float(stationarity @ stationarity) + self.violation * self.violation + float(complementarity @ complementarity)
+        )
 
     @functools.cached_property
     def violation(self) -> float:

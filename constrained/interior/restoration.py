@@ -59,11 +59,11 @@ def restore(start: Values, mu: float, enough: Callable[[Values], bool]) -> Resto
         alpha = longest(it, step, 0.99)
         p = at.program
         trial = p.at(p.clipped(at.x + alpha * step.dx), at.s + alpha * step.ds)
-        actual = 0.5 * (size**2 - _size(trial) ** 2) if trial.finite else -math.inf
+        actual = 0.5 * (size * size - _size(trial) * _size(trial)) if trial.finite else -math.inf
         if trial.finite and trial.smooth and actual > 1e-4 * alpha * predicted > 0:
             at, size, b = trial, _size(trial), FALLS * b
             ratio = actual / (alpha * predicted)
-            lam, growth = lam * max(1 / 3, 1 - (2 * ratio - 1) ** 3), 2.0
+            lam, growth = lam * max(1 / 3, 1 - (2 * min(ratio, 1.0) - 1) ** 3), 2.0
         elif step.size(at) <= 1e-15 or lam > 1e30:
             return Restored(at, _slope(at) <= STUCK * size)
         else:

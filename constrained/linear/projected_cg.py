@@ -151,7 +151,7 @@ class _Descent:
         z, r, v = self._turned(z, torch.cat([r[:n], zero]))
         p, rho = v, float(r @ v)
         least, waited = rho, 0
-        while rho > target**2 and waited <= 2 * len(z) + 20:
+        while rho > target * target and waited <= 2 * len(z) + 20:
             if self.steps == self.limit:
                 self.reason = LinearStatus.MAX_STEPS
                 break
@@ -173,7 +173,7 @@ class _Descent:
             rho, old = float(r @ v), rho
             p = v + (rho / old) * p
             least, waited = (rho, 0) if rho < 0.98 * least else (least, waited + 1)
-            if rho > target**2 and not self.ask(math.sqrt(rho) / target if target else math.inf):
+            if rho > target * target and not self.ask(math.sqrt(rho) / target if target else math.inf):
                 self.reason = LinearStatus.MAX_STEPS
                 break
         self.nominal = math.sqrt(max(rho, 0.0))

@@ -101,13 +101,14 @@ class PaperAccuracy(Accuracy):
         H, J, psi = self._parts(situation)
         upsilon = max(float(J.norm()), float(H.norm()), 1.0)
         s = situation
-        trial = (0.5 - s.beta) * s.eta2 / ((1 + s.eta1 + s.eta2) * upsilon**2 * psi**2)
+        size = upsilon * psi  # infinite where J has dependent rows
+        trial = (0.5 - s.beta) * s.eta2 / ((1 + s.eta1 + s.eta2) * size * size)
         return max(min(delta, trial), self.least)
 
     def solve(self, situation: Situation, accuracy: float, *, start: Vec | None = None) -> LinearSolution:
         H, J, psi = self._parts(situation)
         B = H + situation.shift * torch.eye(len(H), dtype=H.dtype, device=H.device)
-        norm = math.sqrt(float(B.norm()) ** 2 + 2 * float(J.norm()) ** 2)
+        norm = math.hypot(float(B.norm()), math.sqrt(2) * float(J.norm()))
         return situation.solve(accuracy * float(situation.b.norm()) / (norm * psi), start)
 
     @staticmethod
@@ -115,5 +116,5 @@ class PaperAccuracy(Accuracy):
         H, J = situation.at.hessian, situation.rows[:, None] * situation.at.tape.jacobian
         B = H + situation.shift * torch.eye(len(H), dtype=H.dtype, device=H.device)
         least = float(torch.linalg.eigvalsh(J @ J.T)[0]) if len(J) else 1.0
-        psi = 20 * max(float(B.norm()) ** 2, 1.0) / (max(min(least, 1.0), 1e-300) * min(situation.xi, 1.0))
+        psi = 20 * max(float(B.norm()) * float(B.norm()), 1.0) / (max(min(least, 1.0), 1e-300) * min(situation.xi, 1.0))
         return H, J, psi

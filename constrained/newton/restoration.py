@@ -100,13 +100,14 @@ def restore(oracle: ConstrainedOracle, x: Vec, *, target: float, tol: float) -> 
         moved = x.add(x.unravel(d), 1.0)
         trial = oracle.tape(moved)
         predicted = -float(Jc @ d) - 0.5 * float(d @ (A @ d))
-        actual = 0.5 * (size**2 - float(trial.c.norm()) ** 2)
+        left = float(trial.c.norm())
+        actual = 0.5 * (size * size - left * left)
         falls = predicted > 0 and actual > 1e-4 * predicted
-        if abs(actual) <= 1e-13 * size**2:  # within rounding the slope decides
+        if abs(actual) <= 1e-13 * size * size:  # within rounding the slope decides
             falls = float((trial.jacobian.T @ trial.c).norm()) < 0.5 * float(Jc.norm())
         if bool(trial.c.isfinite().all()) and falls:
             x, tape, c, J = moved, trial, trial.c, trial.jacobian
-            mu, growth = mu * max(1 / 3, 1 - (2 * actual / max(predicted, 1e-300) - 1) ** 3), 2.0
+            mu, growth = mu * max(1 / 3, 1 - (2 * min(actual / max(predicted, 1e-300), 1.0) - 1) ** 3), 2.0
         else:
             mu, growth = max(mu, 1e-14) * growth, 2 * growth
             if mu > 1e30:

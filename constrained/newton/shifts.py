@@ -91,7 +91,7 @@ def _by_growth() -> Iterator[Modification]:
 def _published(spectrum: Spectrum, here: Iterate, xi: float) -> Iterator[Modification]:
     """The paper's shift, at once."""
     largest = float(spectrum.singular.max()) if spectrum.m else 0.0
-    if largest > 0 and float(spectrum.singular.min()) ** 2 < GIVEN_UP:
+    if largest > 0 and float(spectrum.singular.min()) < math.sqrt(GIVEN_UP):
         return
     indefinite = spectrum.lowest < 1e-6 and spectrum.m < len(here.g)
     yield Modification(shift=xi + spectrum.size if indefinite else 0.0)

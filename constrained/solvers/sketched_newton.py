@@ -255,7 +255,7 @@ class SketchedNewton(Solver[ConstrainedOracle, SketchedNewtonState]):
             if not bool(z.isfinite().all()) or (not here.dense and indefinite(found, len(here.c))):
                 return None
             slope = merit.slope(here, z, modification, found.residual)  # (3)
-            if slope <= -0.5 * new.eta2 * norm_b**2:
+            if slope <= -0.5 * new.eta2 * norm_b * norm_b:
                 return Direction(z, slope, merit, new)
             if new.eta1 > ETA1 or new.eta2 < ETA2:  # any descent is good enough
                 return Direction(z, slope, merit, new) if slope < 0 else None

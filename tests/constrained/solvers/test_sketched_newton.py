@@ -1,5 +1,7 @@
 """SketchedNewton on the paper's problems: outer steps of a verified prototype and of the authors' runs, optima, verdicts."""
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor
@@ -240,3 +242,25 @@ def test_logistic_regression_on_plane_and_sphere(n):
     assert result.status is Status.CONVERGED, result.message
     assert result.steps <= 15
     assert float(result.x.norm()) == pytest.approx(1, abs=1e-8)
+
+
+def test_dependent_rows_by_the_published_accuracy():
+    """Psi divides by the smallest eigenvalue of JJ', which is 0 for x = 1 twice: Psi^2 is past the largest float."""
+    row = torch.tensor([1.6, -0.7], dtype=torch.float64)
+    problem = ConstrainedProblem(
+        objective=lambda x: 0.5 * x @ x - x.sum(), equality=lambda x: row * (x - 1), x=torch.zeros(1, dtype=torch.float64)
+    )
+    assert solve(problem, SketchedNewton(accuracy=PaperAccuracy()), max_steps=20).x.item() == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e155, 1e300])
+@pytest.mark.parametrize("solver", [None, SketchedNewton(), SketchedNewton(accuracy=PaperAccuracy())])
+def test_sizes_whose_squares_are_no_floats(size, solver):
+    problem = ConstrainedProblem(
+        objective=lambda x: size * (x @ x - x.sum()),
+        equality=lambda x: size * (x[:1] - x[1:] ** 2 - 0.3),
+        x=torch.tensor([0.3, 2.0], dtype=torch.float64),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy's of overflow
+        assert solve(problem, solver, max_steps=60).status.done
