@@ -37,7 +37,6 @@ DIFFERENCES = {  # pattern of a test's name -> why it fails here
     r"test_raise_exception|test_ndim_error": "our own wording of what is wrong with hess= and x0",
     r"test_nan_values": "NaN at the start is a ProblemError here, before a run, not a result without success",
     r"test_all_bounds_equal": "the message is the residuals' here, and fun was called to check it, not once",
-    r"test_minimize_unbounded_approximated": "2-point differences leave x at 1.7e-7, where scipy's own run is asked for 1e-7",
 }
 
 
