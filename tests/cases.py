@@ -277,6 +277,7 @@ PAPER = BORep.paper(eta=0.01, gamma=0.5, nu=0.1)
 ANCESTOR = F2SA(alpha=Power(scale=0.1, exponent=0.25), gamma=0.5)  # the paper's exponents are slow
 BUDGET = Status.MAX_STEPS
 loop = partial(Case, max_steps=300, ends=BUDGET, few=15, gradients=3)  # single loops: cheap steps, three gradients each
+many = partial(loop, max_steps=100, gradients=None)  # with many gradients a step
 SCALE = ScaleBiO(alpha=30.0, inner=SGD(lr=0.5), outer=SGD(lr=0.1))
 LAYERS = ScaleBiO(inner=AdamW(lr=0.01), accumulate=2, clip=1.0)
 FIRST, NEWTON = AugmentedLagrangian(tol=1e-6), AugmentedLagrangian(tol=1e-6, inner=NewtonCG())
@@ -337,7 +338,7 @@ CASES = [
     loop(name="double-noisy", solver=DOUBLE, instance=lambda: small(0.01), tolerance=0.1, gradients=None),
     loop(name="double-exact", solver=DOUBLE, instance=small, tolerance=0.1, gradients=None),
     loop(name="double-clipped", solver=DOUBLE, instance=lambda: clipped(noise=True), tolerance=0.02, gradients=None),
-    loop(name="double-module-batches", solver=DOUBLE, instance=lambda: logistic(batches=True), tolerance=0.1, gradients=None),
+    many(name="double-module-batches", solver=DOUBLE, instance=lambda: logistic(batches=True), tolerance=0.1),
     loop(name="f2sa-noisy", solver=ANCESTOR, instance=lambda: small(0.01, GROWN), tolerance=2e-2, max_steps=600),
     loop(
         name="f2sa-inner",
@@ -363,7 +364,7 @@ CASES = [
     loop(name="bo-rep-module-batches", solver=REP, instance=lambda: logistic(batches=True), tolerance=0.1, gradients=None),
     loop(name="stocbio-noisy", solver=SERIES, instance=lambda: small(0.01, TERMS), tolerance=2e-2, gradients=None),
     loop(name="stocbio-exact", solver=SERIES, instance=lambda: small(truth=TERMS), tolerance=2e-3, gradients=None),
-    loop(name="stocbio-module-batches", solver=SERIES, instance=lambda: logistic(batches=True), tolerance=0.1, gradients=None),
+    many(name="stocbio-module-batches", solver=SERIES, instance=lambda: logistic(batches=True), tolerance=0.1),
     loop(name="soba-noisy", solver=TOGETHER, instance=lambda: small(0.01), tolerance=2e-2, max_steps=600, gradients=2),
     loop(name="soba-box", solver=TOGETHER, instance=boxed, tolerance=1e-2, gradients=2),
     loop(name="soba-module-batches", solver=TOGETHER, instance=lambda: logistic(batches=True), tolerance=0.1, gradients=2),

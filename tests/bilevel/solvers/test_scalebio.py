@@ -133,7 +133,7 @@ def test_the_copies_part_like_one_over_alpha():
     gaps = []
     alphas = (3.0, 30.0)
     for alpha in alphas:
-        state = solve(problem(), ScaleBiO(alpha=alpha, inner=SGD(lr=0.2), outer=SGD(lr=0.2)), max_steps=1500).state
+        state = solve(problem(), ScaleBiO(alpha=alpha, inner=SGD(lr=0.2), outer=SGD(lr=0.2)), max_steps=800).state
         gaps.append(float((state.w - state.u).norm()))
     slope = np.polyfit(np.log(alphas), np.log(gaps), 1)[0]
     assert abs(slope + 1) <= 0.1
