@@ -244,8 +244,7 @@ class BilevelProblem(Problem):
     def certify(self, point: Point, *, by: BilevelOracle | None = None) -> dict[str, float]:
         """`residuals`; `lower_gap` against re-solves of the lower level from several starts; `tie`, what f would gain at another
         lower solution of equal g, where a better one was found; `kink`, the slope on the other side of a kink of Phi, where that
-        side goes down; and, where a first derivative is not that of its function, its
-        relative error, `lower: d/dx` for instance.
+        side goes down; and, where a first derivative is not that of its function, its relative error, `lower: d/dx` for instance.
         """
         oracle, x, y, without = self.read(point, by)
         if oracle.memory is not None:

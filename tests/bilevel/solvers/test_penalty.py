@@ -190,7 +190,7 @@ def test_lower_level_without_a_minimum():
 
 def test_upper_level_without_a_minimum():
     one = BilevelProblem(upper=lambda x, y: (y + x).sum(), lower=lambda x, y: ((y - x) ** 2).sum(), x=vector(0), y=vector(0))
-    result = solve(one, max_steps=2)
+    result = solve(one, max_steps=8)
     assert not result.success
     assert result.status.done
 
